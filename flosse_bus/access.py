@@ -1,0 +1,160 @@
+"""Who may read what: permission classes, public topics and authorisers. Deny by default."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from asgiref.sync import async_to_sync
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
+
+from .conf import BusConfig
+from .permissions import BaseSSEPermission
+from .topics import authorisers, covered
+
+logger = logging.getLogger("flosse_bus")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A no, for the client (``detail``) and for the developer (``hint``, shown in DEBUG only)."""
+
+    status: int
+    detail: str
+    topics: tuple[str, ...] = ()
+    hint: str | None = None
+
+
+class Access:
+    """One request's permission to read some topics, asked now and again while the stream lives.
+
+    ``trusted`` topics are the view's own: where it has permission classes, those alone decide.
+    """
+
+    def __init__(
+        self,
+        request: HttpRequest,
+        config: BusConfig,
+        names: tuple[str, ...],
+        *,
+        permission_classes: Sequence[type[BaseSSEPermission]] = (),
+        trusted: bool = False,
+        recheck_every: float,
+    ) -> None:
+        self._request = request
+        self._config = config
+        self._names = names
+        self._permission_classes = permission_classes
+        self._trusted = trusted
+        self._recheck_every = recheck_every
+        self._checked = time.monotonic()
+
+    @property
+    def always(self) -> bool:
+        """Is this for everyone, so that there is nothing to ask again?"""
+        return not self._permission_classes and all(
+            covered(name, self._config.public_topics) for name in self._names
+        )
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() - self._checked >= self._recheck_every and not self.always
+
+    def check(self) -> Refusal | None:
+        """Ask. Sync code: it may use the ORM."""
+        return self._check(self._request)
+
+    def recheck(self) -> Refusal | None:
+        """Ask again, for the session and user as they are now."""
+        self._checked = time.monotonic()
+        return self._check(_renewed(self._request))
+
+    def _check(self, request: HttpRequest) -> Refusal | None:
+        for permission_class in self._permission_classes:
+            if not _ask(permission_class().has_permission, request):
+                return Refusal(
+                    status=403,
+                    detail="You may not read this stream.",
+                    topics=self._names,
+                    hint=f"{permission_class.__qualname__}.has_permission() said no.",
+                )
+        if self._trusted and self._permission_classes:
+            return None
+        refused = {}
+        for name in self._names:
+            if not covered(name, self._config.public_topics):
+                reason = _ask_authorisers(request, name)
+                if reason is not None:
+                    refused[name] = reason
+        if not refused:
+            return None
+        return Refusal(
+            status=403,
+            detail="You may not read these topics.",
+            topics=tuple(refused),
+            hint=" ".join(refused.values()),
+        )
+
+
+def _ask_authorisers(request: HttpRequest, name: str) -> str | None:
+    """Return why nobody lets the request read a topic, or ``None`` if somebody does."""
+    said_no = []
+    for authoriser, kwargs in authorisers.matching(name):
+        try:
+            if _ask(authoriser.function, request, **kwargs):
+                return None
+            said_no.append(f"{authoriser.label} ({authoriser.template!r}) refused {name!r}.")
+        except PermissionDenied:
+            return f"{authoriser.label} ({authoriser.template!r}) raised PermissionDenied for {name!r}."
+        except Exception as error:
+            # Fail closed, and only for the one who asked.
+            logger.exception(
+                "authoriser %s failed for topic %s: access refused", authoriser.label, name
+            )
+            said_no.append(
+                f"{authoriser.label} ({authoriser.template!r}) raised {type(error).__name__} for "
+                f"{name!r}; the log of 'flosse_bus' has the traceback."
+            )
+    return " ".join(said_no) or _how_to(name)
+
+
+def _how_to(name: str) -> str:
+    return (
+        f"No authoriser covers {name!r}. Add it to PUBLIC_TOPICS, or in a topics.py of an "
+        f"installed app: from flosse_bus import topic; @topic({name!r}) def can_read(request): "
+        "return request.user.is_authenticated"
+    )
+
+
+def _ask(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
+    answer = function(*args, **kwargs)
+    if inspect.isawaitable(answer):
+        answer = async_to_sync(_wait_for)(answer)
+    return bool(answer)
+
+
+async def _wait_for(answer: Awaitable[Any]) -> Any:
+    return await answer
+
+
+def _renewed(request: HttpRequest) -> HttpRequest:
+    """Return the request as it would be if it came now: session and user read again."""
+    session = getattr(request, "session", None)
+    if session is None or session.session_key is None:
+        return request
+    again = copy.copy(request)
+    for cached in ("_cached_user", "_acached_user"):
+        again.__dict__.pop(cached, None)
+    again.session = type(session)(session.session_key)
+    if "_auth_user_id" in session:  # the user came by this session, not by a token or the like
+        from django.contrib.auth import get_user
+
+        again.user = cast(Any, SimpleLazyObject(lambda: get_user(again)))
+    return again

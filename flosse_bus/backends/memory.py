@@ -1,0 +1,229 @@
+"""The log of one process, in its memory: the default, and exact as long as the process lives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Warning
+
+from ..cursor import Cursor, new_epoch
+from ..events import Draft, Record
+from ..ring import Ring
+from ..topics import compile_pattern, covered, is_pattern
+from .base import BusBackend, Interruption, Listener, Snapshot, TopicHistory
+
+if TYPE_CHECKING:
+    from ..conf import BusConfig
+
+#: Records that may wait for a busy event loop. Beyond it the loop reads the rings instead.
+MAX_INBOX = 10_000
+
+
+class MemoryBackend(BusBackend):
+    """Publish from any thread, deliver to any event loop of this process."""
+
+    def __init__(self, config: BusConfig) -> None:
+        super().__init__(config)
+        self._begin()
+        # A child has a copy of the rings but not of what the parent publishes next: two logs
+        # with one epoch would vouch for each other's positions. It starts a log of its own.
+        this = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: (b := this()) is not None and b._begin())
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._listeners: list[MemoryListener] = []
+        self._new_log()
+
+    def _new_log(self) -> None:
+        self._epoch = new_epoch()
+        self._position = 0
+        # Least recently published first, so that dead topics are found without a search.
+        self._rings: OrderedDict[str, Ring[Record]] = OrderedDict()
+        self._forgotten = 0
+
+    def publish(self, draft: Draft) -> Record:
+        with self._lock:
+            ring = self._rings.get(draft.topic)
+            if ring is None:
+                ring = self._rings[draft.topic] = self._new_ring()
+                previous = 0
+            else:
+                self._rings.move_to_end(draft.topic)
+                previous = ring.head
+            self._position += 1
+            now = time.time()
+            record = Record(
+                topic=draft.topic,
+                event=draft.event,
+                body=draft.body,
+                text=draft.text,
+                epoch=self._epoch,
+                position=self._position,
+                previous=previous,
+                published_at=now,
+            )
+            ring.append(record)
+            ring.expire(now)
+            self._forget_one(now)
+            for listener in self._listeners:
+                listener.put(record)
+        return record
+
+    async def apublish(self, draft: Draft) -> Record:
+        return self.publish(draft)
+
+    def tail(self) -> Cursor:
+        with self._lock:
+            return Cursor(self._epoch, self._position)
+
+    async def atail(self) -> Cursor:
+        return self.tail()
+
+    def read(self, names: Iterable[str]) -> Snapshot:
+        names = list(names)
+        patterns = [compile_pattern(name) for name in names if is_pattern(name)]
+        with self._lock:
+            topics = {name for name in names if name in self._rings}
+            if patterns:
+                topics.update(topic for topic in self._rings if covered(topic, patterns))
+            return Snapshot(
+                tail=Cursor(self._epoch, self._position),
+                topics={topic: self._history(topic) for topic in topics},
+                forgotten=self._forgotten,
+            )
+
+    async def aread(self, names: Iterable[str]) -> Snapshot:
+        return self.read(names)
+
+    def listen(self) -> MemoryListener:
+        return MemoryListener(self)
+
+    def flush(self) -> None:
+        with self._lock:
+            self._new_log()
+            for listener in self._listeners:
+                listener.interrupt()
+
+    def check(self) -> list[CheckMessage]:
+        if settings.DEBUG:
+            return []
+        return [
+            Warning(
+                f"FLOSSE_BUS[{self.config.alias!r}]: MemoryBackend reaches only the streams of the "
+                "process that publishes.",
+                hint="Run exactly one server process and publish in it, or choose a backend that "
+                "crosses processes. Silence it with SILENCED_SYSTEM_CHECKS when that is so.",
+                id="flosse_bus.W001",
+            )
+        ]
+
+    def attach(self, listener: MemoryListener) -> None:
+        with self._lock:
+            self._listeners.append(listener)
+
+    def detach(self, listener: MemoryListener) -> None:
+        with self._lock:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+    def take_inbox(self, listener: MemoryListener) -> list[Record] | Interruption:
+        with self._lock:
+            return listener.take()
+
+    def _new_ring(self) -> Ring[Record]:
+        # A topic that was forgotten may come back: it has lost at most what was forgotten.
+        return Ring(
+            size=self.config.history_size, ttl=self.config.history_ttl, evicted=self._forgotten
+        )
+
+    def _history(self, topic: str) -> TopicHistory:
+        ring = self._rings[topic]
+        ring.expire(time.time())
+        return TopicHistory(records=tuple(ring.after(0)), evicted=ring.evicted)
+
+    def _forget_one(self, now: float) -> None:
+        # One look per publish keeps up: each publish adds at most one topic.
+        topic, ring = next(iter(self._rings.items()))
+        ring.expire(now)
+        if not len(ring):
+            del self._rings[topic]
+            self._forgotten = max(self._forgotten, ring.evicted)
+
+
+class MemoryListener(Listener):
+    """An inbox that publishers fill under the backend's lock and one event loop empties.
+
+    It hears of every topic: picking in the hub costs less than keeping lists here.
+    """
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._backend = backend
+        self._loop = asyncio.get_running_loop()
+        self._ready = asyncio.Event()
+        self._inbox: list[Record] = []
+        self._interrupted = False
+        self._called = False
+        self._closed = False
+        backend.attach(self)
+
+    async def watch(self, names: Iterable[str]) -> None:
+        pass
+
+    async def unwatch(self, names: Iterable[str]) -> None:
+        pass
+
+    async def __aiter__(self) -> AsyncIterator[list[Record] | Interruption]:
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            if self._closed:
+                return
+            yield self._backend.take_inbox(self)
+
+    async def aclose(self) -> None:
+        self._backend.detach(self)
+        self._closed = True
+        self._ready.set()
+
+    def put(self, record: Record) -> None:
+        """Called under the backend's lock, in any thread."""
+        if self._interrupted:
+            return
+        if len(self._inbox) >= MAX_INBOX:
+            self.interrupt()
+            return
+        self._inbox.append(record)
+        self._call()
+
+    def interrupt(self) -> None:
+        """Called under the backend's lock, in any thread."""
+        self._inbox = []
+        self._interrupted = True
+        self._call()
+
+    def take(self) -> list[Record] | Interruption:
+        """Called under the backend's lock, in the loop's thread."""
+        self._called = False
+        if self._interrupted:
+            self._interrupted = False
+            return Interruption()
+        inbox, self._inbox = self._inbox, []
+        return inbox
+
+    def _call(self) -> None:
+        if self._called:
+            return
+        self._called = True
+        try:
+            self._loop.call_soon_threadsafe(self._ready.set)
+        except RuntimeError:  # the loop was closed without closing us: nobody listens any more
+            self._closed = True

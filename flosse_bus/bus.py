@@ -1,0 +1,376 @@
+"""``bus`` and ``buses``: publish, read back, subscribe."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from types import TracebackType
+from typing import Any, cast
+
+from django.core.exceptions import SynchronousOnlyOperation
+from django.core.signals import setting_changed
+from django.db import connections, transaction
+from django.utils.connection import ConnectionProxy
+from django.utils.module_loading import import_string
+
+from .backends.base import BusBackend, Snapshot
+from .conf import DEFAULT_ALIAS, SETTING, BusConfig, configured_aliases, load
+from .cursor import EARLIEST, Cursor
+from .events import Draft, Event, draft
+from .exceptions import HistoryGone, InvalidBusBackend, InvalidTopic
+from .hubs import Hubs
+from .message import Mark
+from .limits import OpenStreams
+from .readers import AsyncReader, ThreadReader
+from .subscription import Item
+from .topics import check_subscription, check_topic
+
+logger = logging.getLogger("flosse_bus")
+
+
+class Bus:
+    """One configured bus. Safe to use from any thread and any event loop."""
+
+    def __init__(self, config: BusConfig, backend: BusBackend) -> None:
+        self.config = config
+        self.backend = backend
+        self.hubs = Hubs(backend, config)
+        self.streams = OpenStreams(config)
+
+    def publish(
+        self, topic: str, data: Any, *, event: str | None = None, using: str | None = "default"
+    ) -> Event | None:
+        """Publish ``data`` to a topic.
+
+        Inside ``transaction.atomic()`` on the database ``using`` the event is sent when the
+        outermost block commits and dropped when it rolls back; the answer is ``None``. Otherwise,
+        and always with ``using=None``, it is sent now and returned. A ``str`` is sent as it is,
+        everything else as JSON. What cannot be sent is refused here and now in either case.
+
+        Raises:
+            InvalidTopic: not a topic; patterns cannot be published to.
+            InvalidEvent: the name or the data cannot be carried.
+            EventTooLarge: over ``MAX_EVENT_SIZE`` bytes encoded.
+            BackendUnavailable: sent now, and the broker could not be reached.
+        """
+        item = self._draft(topic, data, event)
+        if self._defer(item, using):
+            return None
+        return self.backend.publish(item).to_event(data)
+
+    async def apublish(
+        self, topic: str, data: Any, *, event: str | None = None, using: str | None = "default"
+    ) -> Event | None:
+        """Like :meth:`publish`, without blocking the event loop."""
+        item = self._draft(topic, data, event)
+        if self._defer(item, using):
+            return None
+        return (await self.backend.apublish(item)).to_event(data)
+
+    def cursor(self, *topics: str) -> str:
+        """Return where a page that is rendered now must resume.
+
+        Take it *before* reading what the page shows: a change in between is then shown and
+        delivered, never neither.
+
+        Raises:
+            InvalidTopic: one of the names is neither a topic nor a pattern.
+        """
+        self._check(topics)
+        return str(self.backend.tail())
+
+    async def acursor(self, *topics: str) -> str:
+        """Like :meth:`cursor`, without blocking the event loop."""
+        self._check(topics)
+        return str(await self.backend.atail())
+
+    def history(
+        self, topic: str, after: str | None = None, limit: int | None = None
+    ) -> list[Event]:
+        """Return kept events of a topic, oldest first.
+
+        With ``after`` the first ``limit`` events after that cursor (or ``"earliest"``), without it
+        the last ``limit`` events.
+
+        Raises:
+            InvalidTopic: not a topic.
+            InvalidCursor: ``after`` is not a cursor.
+            HistoryGone: events after ``after`` are no longer kept, or it is of another log.
+        """
+        check_topic(topic)
+        return _history(self.backend.read([topic]), topic, after, _check_limit(limit))
+
+    async def ahistory(
+        self, topic: str, after: str | None = None, limit: int | None = None
+    ) -> list[Event]:
+        """Like :meth:`history`, without blocking the event loop."""
+        check_topic(topic)
+        return _history(await self.backend.aread([topic]), topic, after, _check_limit(limit))
+
+    def subscribe(self, *topics: str, after: str | None = None) -> Subscribe:
+        """Return a context manager, for ``with`` and ``async with``, that gives an iterator.
+
+        It yields every event of the topics and patterns after the cursor ``after``
+        (``"earliest"``: all that is kept; ``None``: from now on), in order and once. Lost history
+        comes as an event named ``stream-reset``, as on the wire.
+
+        Raises:
+            InvalidTopic: one of the names is neither a topic nor a pattern.
+            BackendUnavailable: on entering, when the broker cannot be reached.
+        """
+        if not topics:
+            raise InvalidTopic("subscribe() needs at least one topic or pattern.")
+        return Subscribe(self, self._check(topics), after)
+
+    def close(self) -> None:
+        """End every stream of this bus in this process."""
+        self.hubs.close()
+
+    def _draft(self, topic: str, data: Any, event: str | None) -> Draft:
+        return draft(check_topic(topic), data, event, max_size=self.config.max_event_size)
+
+    def _defer(self, item: Draft, using: str | None) -> bool:
+        if using is None or not connections[using].in_atomic_block:
+            return False
+        transaction.on_commit(partial(self._publish_committed, item), using=using)
+        return True
+
+    def _publish_committed(self, item: Draft) -> None:
+        # The transaction is over: raising would undo nothing and would take with it whatever else
+        # waits for the same commit, other events included.
+        try:
+            self.backend.publish(item)
+        except Exception:
+            logger.exception("event for topic %s was committed but not published", item.topic)
+
+    @staticmethod
+    def _check(topics: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(check_subscription(name) for name in topics)
+
+
+class Subscribe:
+    """What :meth:`Bus.subscribe` returns: enter it once."""
+
+    def __init__(self, bus: Bus, names: tuple[str, ...], after: str | None) -> None:
+        self._bus = bus
+        self._names = names
+        self._after = after
+        self._events: Events | AsyncEvents | None = None
+
+    def __enter__(self) -> Events:
+        if _in_event_loop():
+            raise SynchronousOnlyOperation(
+                "Iterating here would block the event loop. Use 'async with bus.subscribe(...)'."
+            )
+        thread = self._bus.hubs.threaded()
+        reader = ThreadReader(thread, self._names, after=self._after, heartbeat=None)
+        self._events = Events(reader)
+        return self._events
+
+    def __exit__(self, *exc: object) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    async def __aenter__(self) -> AsyncEvents:
+        reader = await AsyncReader.open(self._bus.hubs.here(), self._names, after=self._after)
+        self._events = AsyncEvents(reader)
+        return self._events
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._events is not None:
+            self._events.close()
+
+
+class Events(Iterator[Event]):
+    """The events of a subscription, for sync code."""
+
+    def __init__(self, reader: ThreadReader) -> None:
+        self._reader = reader
+        self._ready: Iterator[Event] = iter(())
+        self.cursor = str(reader.subscription.cursor)
+
+    def __next__(self) -> Event:
+        while True:
+            for event in self._ready:
+                self.cursor = event.id
+                return event
+            items = self._reader.read()
+            if not items:
+                raise StopIteration
+            self._ready = _events(items)
+
+    def close(self) -> None:
+        """End the iteration, from any thread."""
+        self._reader.close()
+
+
+class AsyncEvents(AsyncIterator[Event]):
+    """The events of a subscription, for async code."""
+
+    def __init__(self, reader: AsyncReader) -> None:
+        self._reader = reader
+        self._ready: Iterator[Event] = iter(())
+        self.cursor = str(reader.subscription.cursor)
+
+    async def __anext__(self) -> Event:
+        while True:
+            for event in self._ready:
+                self.cursor = event.id
+                return event
+            items = await self._reader.read()
+            if not items:
+                raise StopAsyncIteration
+            self._ready = _events(items)
+
+    def close(self) -> None:
+        """End the iteration."""
+        self._reader.close()
+
+
+class BusHandler:
+    """The configured buses by alias.
+
+    One instance of each serves the whole process. Django's ``BaseConnectionHandler`` would keep
+    one per thread and per task, and each would listen to the broker by itself.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._buses: dict[str, Bus] = {}
+
+    def __getitem__(self, alias: str) -> Bus:
+        bus = self._buses.get(alias)
+        if bus is None:
+            with self._lock:
+                bus = self._buses.get(alias)
+                if bus is None:
+                    bus = self._buses[alias] = _make_bus(load(alias))
+        return bus
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(configured_aliases())
+
+    def __contains__(self, alias: object) -> bool:
+        return alias in configured_aliases()
+
+    def opened(self) -> list[Bus]:
+        """Return the buses that have been used in this process."""
+        return list(self._buses.values())
+
+    def all(self) -> list[Bus]:
+        """Return every configured bus."""
+        return [self[alias] for alias in self]
+
+    def close_all(self) -> None:
+        """End every stream and forget the buses; the next use reads the settings again."""
+        with self._lock:
+            buses, self._buses = self._buses, {}
+        for bus in buses.values():
+            bus.close()
+
+    def after_fork(self) -> None:
+        """A forked child has neither the parent's threads nor the right to its locks."""
+        self._lock = threading.RLock()
+        for bus in self._buses.values():
+            bus.hubs.forget()
+            bus.streams = OpenStreams(bus.config)
+
+
+def import_backend(config: BusConfig) -> type[BusBackend]:
+    """Return the class that an entry of ``FLOSSE_BUS`` names.
+
+    Raises:
+        InvalidBusBackend: there is no such class, it is no backend, or an option is not its own.
+    """
+    where = f"{SETTING}[{config.alias!r}]"
+    try:
+        backend = import_string(config.backend)
+    except ImportError as error:
+        raise InvalidBusBackend(f"{where}['BACKEND']: {error}.") from error
+    if not (isinstance(backend, type) and issubclass(backend, BusBackend)):
+        raise InvalidBusBackend(
+            f"{where}['BACKEND']: {config.backend} is not a subclass of "
+            "flosse_bus.backends.base.BusBackend."
+        )
+    known = [
+        name
+        for name, parameter in inspect.signature(backend).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    for option in config.options:
+        if option not in known:
+            takes = f"It takes: {', '.join(known)}." if known else "It takes none."
+            raise InvalidBusBackend(
+                f"{where}['OPTIONS']: {option!r} is no option of {backend.__name__}. {takes}"
+            )
+    return backend
+
+
+def _make_bus(config: BusConfig) -> Bus:
+    return Bus(config, import_backend(config)(config, **config.options))
+
+
+def _check_limit(limit: int | None) -> int | None:
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise ValueError(f"limit: expected an integer of at least 1 or None, not {limit!r}.")
+    return limit
+
+
+def _history(
+    snapshot: Snapshot, topic: str, after: str | None, limit: int | None
+) -> list[Event]:
+    kept = snapshot.topics.get(topic)
+    records = kept.records if kept is not None else ()
+    if after is None:
+        return [record.to_event() for record in (records[-limit:] if limit else records)]
+    if after != EARLIEST:
+        cursor = Cursor.parse(after)
+        evicted = kept.evicted if kept is not None else snapshot.forgotten
+        if cursor.epoch != snapshot.tail.epoch or cursor.position > snapshot.tail.position:
+            raise HistoryGone(
+                f"{after!r} is not a cursor of this bus's log, which has lost its history since or "
+                "never had it. Refetch, and go on from bus.cursor()."
+            )
+        if cursor.position < evicted:
+            raise HistoryGone(
+                f"topic {topic!r} has lost events after {after!r}. Refetch and go on from "
+                "bus.cursor(), or raise HISTORY_SIZE or HISTORY_TTL."
+            )
+        records = tuple(r for r in records if r.position > cursor.position)
+    return [record.to_event() for record in records[:limit]]
+
+
+def _events(items: list[Item]) -> Iterator[Event]:
+    return iter([item.to_event() for item in items if not isinstance(item, Mark)])
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+buses = BusHandler()
+bus = cast(Bus, ConnectionProxy(buses, DEFAULT_ALIAS))
+
+os.register_at_fork(after_in_child=buses.after_fork)
+
+
+def _settings_changed(*, setting: str, **kwargs: Any) -> None:
+    if setting == SETTING:
+        buses.close_all()
+
+
+setting_changed.connect(_settings_changed, dispatch_uid="flosse_bus.settings")

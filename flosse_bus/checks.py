@@ -1,0 +1,94 @@
+"""System checks: everything wrong that can be known before the first event."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning
+from django.core.exceptions import ImproperlyConfigured
+
+from .bus import buses, import_backend
+from .changes import publications
+from .conf import configured_aliases, load
+from .exceptions import InvalidBusBackend
+from .topics import authorisers
+
+MIDDLEWARE = "flosse_bus.middleware.BusMiddleware"
+
+
+def check_buses(**kwargs: Any) -> list[CheckMessage]:
+    """E001: an entry of FLOSSE_BUS that cannot work. Then what each backend says of itself."""
+    messages: list[CheckMessage] = []
+    try:
+        aliases = configured_aliases()
+    except InvalidBusBackend as error:
+        return [Error(str(error), id="flosse_bus.E001")]
+    for alias in aliases:
+        try:
+            config = load(alias)
+            import_backend(config)
+            messages += buses[alias].backend.check()
+        except InvalidBusBackend as error:
+            messages.append(Error(str(error), id="flosse_bus.E001"))
+    return messages
+
+
+def check_middleware(**kwargs: Any) -> list[CheckMessage]:
+    """W002: without the middleware, or with it in the wrong place, streams can be spoilt."""
+    middleware = list(settings.MIDDLEWARE)
+    if MIDDLEWARE not in middleware:
+        return [
+            Warning(
+                f"MIDDLEWARE does not hold {MIDDLEWARE!r}.",
+                hint="Put it first. It ends streams when the server stops and answers for CORS.",
+                id="flosse_bus.W002",
+            )
+        ]
+    if middleware.index(MIDDLEWARE) != 0:
+        return [
+            Warning(
+                f"{MIDDLEWARE!r} is not the first of MIDDLEWARE.",
+                hint="Put it first, so that no other changes a stream after it.",
+                id="flosse_bus.W002",
+            )
+        ]
+    return []
+
+
+def check_publications(**kwargs: Any) -> list[CheckMessage]:
+    """E002: publish_changes was told something that the model or the settings cannot do."""
+    messages: list[CheckMessage] = []
+    for publication in publications():
+        try:
+            publication.validate()
+        except ImproperlyConfigured as error:
+            messages.append(Error(str(error), obj=publication.model, id="flosse_bus.E002"))
+        if publication.bus not in configured_aliases():
+            messages.append(
+                Error(
+                    f"publish_changes({publication.model.__name__}): bus: FLOSSE_BUS has no "
+                    f"{publication.bus!r}.",
+                    obj=publication.model,
+                    id="flosse_bus.E002",
+                )
+            )
+    return messages
+
+
+def check_authorisers(**kwargs: Any) -> list[CheckMessage]:
+    """W003: an authoriser that can never be asked, because its topics are public on every bus."""
+    try:
+        configs = [load(alias) for alias in configured_aliases()]
+    except InvalidBusBackend:
+        return []  # E001 has said so
+    found = [authorisers.shadowed(config.public_topics) for config in configs]
+    return [
+        Warning(
+            f"{label} is never asked: PUBLIC_TOPICS covers {template!r}.",
+            hint="Take the topic out of PUBLIC_TOPICS, or remove the authoriser.",
+            id="flosse_bus.W003",
+        )
+        for template, label in found[0].items()
+        if all(template in shadowed for shadowed in found)
+    ]

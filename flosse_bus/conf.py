@@ -1,0 +1,179 @@
+"""``settings.FLOSSE_BUS``, checked and frozen. Every complaint names the setting at fault."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+from .exceptions import InvalidBusBackend, InvalidTopic
+from .topics import compile_pattern
+
+SETTING = "FLOSSE_BUS"
+DEFAULT_ALIAS = "default"
+DEFAULT_BACKEND = "flosse_bus.backends.memory.MemoryBackend"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusConfig:
+    """One entry of ``FLOSSE_BUS`` with its defaults filled in. Sizes in bytes, times in seconds."""
+
+    alias: str
+    backend: str
+    location: str
+    options: Mapping[str, Any]
+    key_prefix: str
+    history_size: int
+    history_ttl: float | None
+    max_event_size: int
+    heartbeat: float
+    #: Milliseconds, before jitter.
+    retry: int
+    send_timeout: float
+    max_pending: int
+    public_topics: tuple[re.Pattern[str], ...]
+    max_topics: int
+    max_streams: int | None
+    max_streams_per_client: int | None
+    allowed_origins: frozenset[str]
+
+
+def configured_aliases() -> list[str]:
+    """Return the aliases of ``FLOSSE_BUS``; ``["default"]`` when the setting is absent or empty."""
+    return list(_setting())
+
+
+def load(alias: str) -> BusConfig:
+    """Read and check one entry of ``FLOSSE_BUS``.
+
+    Raises:
+        InvalidBusBackend: there is no such alias, or an entry that cannot work.
+    """
+    entries = _setting()
+    if alias not in entries:
+        known = ", ".join(map(repr, entries))
+        raise InvalidBusBackend(f"{SETTING} has no bus {alias!r}. Configured: {known}.")
+    entry = entries[alias]
+    if not isinstance(entry, Mapping):
+        raise InvalidBusBackend(f"{SETTING}[{alias!r}]: expected a dict, not {entry!r}.")
+    for key in entry:
+        if key not in _KEYS:
+            raise InvalidBusBackend(
+                f"{SETTING}[{alias!r}][{key!r}]: no such setting. Known: {', '.join(_KEYS)}."
+            )
+    values = {}
+    for key, (default, check) in _KEYS.items():
+        value = entry.get(key, default)
+        try:
+            values[key.lower()] = check(value)
+        except ValueError as error:
+            raise InvalidBusBackend(
+                f"{SETTING}[{alias!r}][{key!r}]: {error}, not {value!r}."
+            ) from error
+    return BusConfig(alias=alias, **values)
+
+
+def _setting() -> Mapping[str, Any]:
+    entries = getattr(settings, SETTING, None) or {DEFAULT_ALIAS: {}}
+    if not isinstance(entries, Mapping):
+        raise InvalidBusBackend(
+            f'{SETTING}: expected a dict like {{"default": {{...}}}}, not {entries!r}.'
+        )
+    return entries
+
+
+def _integer(*, least: int, optional: bool = False) -> Callable[[Any], int | None]:
+    def check(value: Any) -> int | None:
+        if optional and value is None:
+            return None
+        if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+            return value
+        raise ValueError(f"expected an integer of at least {least}{' or None' * optional}")
+
+    return check
+
+
+def _seconds(*, optional: bool = False) -> Callable[[Any], float | None]:
+    def check(value: Any) -> float | None:
+        if optional and value is None:
+            return None
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if number and 0 < value < float("inf"):
+            return float(value)
+        raise ValueError(f"expected a number of seconds above 0{' or None' * optional}")
+
+    return check
+
+
+def _string(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError("expected a str")
+
+
+def _options(value: Any) -> Mapping[str, Any]:
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return MappingProxyType(dict(value))
+    raise ValueError("expected a dict of the backend's keyword arguments")
+
+
+def _prefix(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_\-:.]{1,64}", value):
+        return value
+    raise ValueError("expected 1 to 64 characters of letters, digits and _ - : .")
+
+
+def _patterns(value: Any) -> tuple[re.Pattern[str], ...]:
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise ValueError("expected a list of topics and patterns")
+    try:
+        return tuple(compile_pattern(pattern) for pattern in value)
+    except InvalidTopic as error:
+        raise ValueError(f"{error} Expected topics and patterns") from error
+
+
+def _origins(value: Any) -> frozenset[str]:
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise ValueError("expected a list of origins")
+    for origin in value:
+        if not isinstance(origin, str) or not _is_origin(origin):
+            raise ValueError(
+                f"{origin!r} is no origin: expected scheme and host as browsers send them, like "
+                "'https://app.example.com' or 'http://localhost:3000', without path or wildcard"
+            )
+    return frozenset(value)
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        _ = url.port
+    except ValueError:
+        return False
+    plain = f"{url.scheme}://{url.netloc}" == text and "*" not in text and "@" not in text
+    return plain and url.scheme in ("http", "https") and bool(url.hostname) and text == text.lower()
+
+
+_KEYS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+    "BACKEND": (DEFAULT_BACKEND, _string),
+    "LOCATION": ("", _string),
+    "OPTIONS": ({}, _options),
+    "KEY_PREFIX": ("flosse", _prefix),
+    "HISTORY_SIZE": (1000, _integer(least=1)),
+    "HISTORY_TTL": (3600, _seconds(optional=True)),
+    "MAX_EVENT_SIZE": (1_048_576, _integer(least=1)),
+    "HEARTBEAT": (15, _seconds()),
+    "RETRY": (3000, _integer(least=1)),
+    "SEND_TIMEOUT": (30, _seconds()),
+    "MAX_PENDING": (1000, _integer(least=1)),
+    "PUBLIC_TOPICS": ((), _patterns),
+    "MAX_TOPICS": (50, _integer(least=1)),
+    "MAX_STREAMS": (None, _integer(least=1, optional=True)),
+    "MAX_STREAMS_PER_CLIENT": (None, _integer(least=1, optional=True)),
+    "ALLOWED_ORIGINS": ((), _origins),
+}

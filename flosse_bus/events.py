@@ -1,0 +1,150 @@
+"""What is published: as the caller sees it (``Event``) and as the log keeps it (``Record``)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from django.core.serializers.json import DjangoJSONEncoder
+
+from .cursor import Cursor
+from .exceptions import EventTooLarge, InvalidEvent
+
+#: Names that the stream itself uses (section "The wire" of the protocol).
+RESET = "stream-reset"
+ERROR = "stream-error"
+
+# ensure_ascii=False halves non-Latin payloads. allow_nan=False because NaN is no JSON: JSON.parse
+# in the browser would throw on it.
+_encode_json = DjangoJSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=True
+).encode
+_DECODED: Any = object()
+_encode_ascii = DjangoJSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One event of a topic.
+
+    ``data`` is what JSON made of the published value (a ``str`` stays as it is), ``event`` its
+    name or ``None``, ``id`` an opaque cursor that resumes a stream after this event, and
+    ``published_at`` an aware UTC datetime.
+    """
+
+    topic: str
+    data: Any
+    event: str | None
+    id: str
+    published_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A checked and encoded event that has no position yet. ``body`` is UTF-8.
+
+    ``text`` tells raw text (published as a ``str``) from JSON.
+    """
+
+    topic: str
+    event: str | None
+    body: bytes
+    text: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """An event in the log ``epoch``.
+
+    ``position`` counts over the whole bus; ``previous`` is the position of the topic's event
+    before this one (0: none, or long forgotten), so that a reader sees a hole; ``published_at`` is in seconds since
+    the Unix epoch.
+    """
+
+    topic: str
+    event: str | None
+    body: bytes
+    text: bool
+    epoch: str
+    position: int
+    previous: int
+    published_at: float
+
+    @property
+    def cursor(self) -> Cursor:
+        return Cursor(self.epoch, self.position)
+
+    def to_event(self, data: Any = _DECODED) -> Event:
+        """Return it as users see it; ``data`` spares decoding where the caller still has it."""
+        if data is _DECODED:
+            text = self.body.decode()
+            data = text if self.text else json.loads(text)
+        return Event(
+            topic=self.topic,
+            data=data,
+            event=self.event,
+            id=str(self.cursor),
+            published_at=datetime.fromtimestamp(self.published_at, timezone.utc),
+        )
+
+
+def draft(topic: str, data: Any, event: str | None, *, max_size: int) -> Draft:
+    """Encode ``data`` once, for every stream that will carry it.
+
+    Raises:
+        InvalidEvent: the name or the data cannot be carried.
+        EventTooLarge: the encoded data is over ``max_size`` bytes.
+    """
+    if event is not None:
+        _check_name(event)
+    text = isinstance(data, str)
+    body = _encode_text(topic, data) if text else _encode_data(topic, data)
+    if len(body) > max_size:
+        raise EventTooLarge(
+            f"data for topic {topic!r} is {len(body)} bytes encoded; MAX_EVENT_SIZE is {max_size}. "
+            "Publish an id and let the client fetch the rest, or raise MAX_EVENT_SIZE."
+        )
+    return Draft(topic=topic, event=event, body=body, text=text)
+
+
+def _check_name(event: str) -> None:
+    if not isinstance(event, str):
+        raise InvalidEvent(f"event: expected a str or None, not {type(event).__name__}.")
+    if not event or len(event) > 255:
+        raise InvalidEvent(
+            f"event: a name has 1 to 255 characters, not {len(event)}. Leave it out for an unnamed event."
+        )
+    if any(c in event for c in "\r\n\0"):
+        raise InvalidEvent(f"event: {event!r} holds CR, LF or NUL, which would break the stream.")
+    if event in (RESET, ERROR):
+        raise InvalidEvent(f"event: {event!r} is a name that the stream itself uses. Pick another.")
+    try:
+        event.encode()
+    except UnicodeEncodeError:
+        raise InvalidEvent(f"event: {event!r} holds a lone surrogate: it is not text.") from None
+
+
+def _encode_text(topic: str, data: str) -> bytes:
+    try:
+        return data.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidEvent(
+            f"data for topic {topic!r}: a lone surrogate at index {error.start} cannot be sent as "
+            "text. Publish a list or dict (JSON escapes it), or clean the text."
+        ) from None
+
+
+def _encode_data(topic: str, data: Any) -> bytes:
+    try:
+        encoded = _encode_json(data)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidEvent(
+            f"data for topic {topic!r}: {error}. Publish what DjangoJSONEncoder can carry: dict, "
+            "list, str, int, finite float, bool, None, date, time, timedelta, Decimal, UUID."
+        ) from error
+    try:
+        return encoded.encode()
+    except UnicodeEncodeError:  # a lone surrogate inside: only its \\uXXXX escape can be sent
+        return _encode_ascii(data).encode()

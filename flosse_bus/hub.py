@@ -1,0 +1,460 @@
+"""The hub: in one process and event loop the only listener on a backend.
+
+It keeps a ring for each topic that has subscribers, so that a reconnect storm is served from
+memory, and hands each event to the subscriptions. Its lock makes registration and snapshot one
+step; it is held by plain code only, never across an ``await``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from .backends.base import BusBackend, Interruption, Listener, Snapshot, TopicHistory
+from .conf import BusConfig
+from .cursor import EARLIEST, Cursor
+from .events import Record
+from .exceptions import InvalidCursor
+from .message import Message
+from .ring import Ring
+from .subscription import Signal, Subscription
+from .topics import compile_pattern, is_pattern
+
+logger = logging.getLogger("flosse_bus")
+
+#: Seconds for which a topic is followed after its last stream, so that a reconnect finds it warm.
+LINGER = 30.0
+#: Seconds between attempts to listen again: doubled each time, jittered, up to the last.
+BACKOFF = (0.1, 5.0)
+
+
+class Channel:
+    """A topic that somebody here listens to."""
+
+    __slots__ = ("name", "ring", "subscriptions")
+
+    def __init__(self, name: str, ring: Ring[Message]) -> None:
+        self.name = name
+        self.ring = ring
+        self.subscriptions: dict[Subscription, None] = {}
+
+    @property
+    def evicted(self) -> int:
+        return self.ring.evicted
+
+
+class Interest:
+    """A topic or pattern that is listened to, with who wants it.
+
+    ``evicted`` is the highest position lost by covered topics that have no channel any more.
+    """
+
+    __slots__ = ("evicted", "idle_since", "name", "pattern", "regex", "subscriptions")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pattern = is_pattern(name)
+        self.regex = compile_pattern(name)
+        self.evicted = 0
+        self.subscriptions: dict[Subscription, None] = {}
+        self.idle_since = time.monotonic()
+
+    def covers(self, topic: str) -> bool:
+        return self.regex.fullmatch(topic) is not None
+
+
+class Hub:
+    """Made by :class:`~flosse_bus.hubs.Hubs`, inside the event loop that it will run on."""
+
+    def __init__(self, backend: BusBackend, config: BusConfig) -> None:
+        self._backend = backend
+        self._config = config
+        self._opening = asyncio.Lock()
+        self._listener: Listener | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._subscriptions: dict[Subscription, None] = {}
+        self._channels: dict[str, Channel] = {}
+        self._interests: dict[str, Interest] = {}
+        self._patterns: list[Interest] = []
+        # Records that arrive while a snapshot is fetched: they may be newer than it is.
+        self._early: list[Record] | None = None
+        self._stopped = False
+        self.loop = asyncio.get_running_loop()
+        self.lock = threading.Lock()
+        self.epoch = ""
+        #: Everything up to this position has been handed to the subscriptions here.
+        self.position = 0
+        self.counters: Counter[str] = Counter()
+
+    # Opening and closing
+
+    async def open(
+        self,
+        names: Iterable[str],
+        *,
+        after: str | None,
+        signal: Signal,
+        heartbeat: float | None = None,
+    ) -> Subscription:
+        """Subscribe to topics and patterns from a cursor's text, ``"earliest"`` or now.
+
+        A text that is no cursor of this log is not an error: the subscription begins with a
+        reset. What :meth:`Subscription.take` gives first is the opening mark or that reset.
+
+        Raises:
+            BackendUnavailable: the log cannot be read now.
+        """
+        subscription = Subscription(
+            self,
+            tuple(dict.fromkeys(names)),
+            signal=signal,
+            max_pending=self._config.max_pending,
+            max_bytes=max(4 * self._config.max_event_size, 1 << 20),
+            heartbeat=heartbeat,
+        )
+        async with self._opening:
+            await self._follow(subscription.names)
+            tail = await self._tail_for(after)
+            # No await from here on: nothing can come between snapshot and registration.
+            with self.lock:
+                if tail.epoch != self.epoch:
+                    self._begin_epoch(tail)
+                self._register(subscription)
+                self._place(subscription, after, tail)
+        return subscription
+
+    def close(self, subscription: Subscription, reason: str = "closed") -> None:
+        """Take a subscription out, from any thread. Again is harmless."""
+        with self.lock:
+            subscription.end(reason)
+            if subscription not in self._subscriptions:
+                return
+            del self._subscriptions[subscription]
+            now = time.monotonic()
+            for interest in subscription.interests:
+                del interest.subscriptions[subscription]
+                interest.idle_since = now
+            for channel in subscription.channels:
+                del channel.subscriptions[subscription]
+            subscription.channels.clear()
+
+    def end(self, subscription: Subscription, reason: str) -> None:
+        """Tell one stream to end, from any thread."""
+        self.loop.call_soon_threadsafe(self._end, subscription, reason)
+
+    def _end(self, subscription: Subscription, reason: str) -> None:
+        with self.lock:
+            subscription.end(reason)
+
+    def end_all(self, reason: str) -> None:
+        """Tell every stream, and each that still opens, to end. Only in the hub's loop."""
+        self._stopped = True
+        with self.lock:
+            for subscription in self._subscriptions:
+                subscription.end(reason)
+
+    @property
+    def streams(self) -> int:
+        return len(self._subscriptions)
+
+    async def aclose(self) -> None:
+        """End all streams and stop listening."""
+        self.end_all("shutdown")
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._listener is not None:
+            await self._listener.aclose()
+            self._listener = None
+
+    async def _follow(self, names: Iterable[str]) -> None:
+        """Listen to these topics and patterns, with what is kept of them in the rings."""
+        if self._listener is None:
+            tail = await self._backend.atail()
+            self._listener = self._backend.listen()
+            self.epoch, self.position = tail.epoch, tail.position
+            self._tasks = [
+                self.loop.create_task(self._run(), name="flosse_bus.listen"),
+                self.loop.create_task(self._keep(), name="flosse_bus.keep"),
+            ]
+        cold = [name for name in names if name not in self._interests]
+        if not cold:
+            return
+        self._early = []
+        try:
+            await self._listener.watch(cold)
+            snapshot = await self._backend.aread(cold)
+            with self.lock:
+                self._install(cold, snapshot, self._early)
+        finally:
+            self._early = None
+
+    async def _tail_for(self, after: str | None) -> Cursor:
+        """Return a tail of the log that is new enough to judge and place ``after``."""
+        if after is not None:
+            here = Cursor(self.epoch, self.position)
+            cursor = _parse(after)
+            if cursor is None or (cursor.epoch == here.epoch and cursor.position <= here.position):
+                return here
+        return await self._backend.atail()
+
+    # Placing a subscription, under the lock
+
+    def _register(self, subscription: Subscription) -> None:
+        self._subscriptions[subscription] = None
+        for name in subscription.names:
+            interest = self._interests[name]
+            interest.subscriptions[subscription] = None
+            subscription.interests.append(interest)
+            if interest.pattern:
+                for channel in self._channels.values():
+                    if interest.covers(channel.name):
+                        _join(channel, subscription)
+            else:
+                _join(self._channels[name], subscription)
+        if self._stopped:
+            subscription.end("shutdown")
+
+    def _place(self, subscription: Subscription, after: str | None, tail: Cursor) -> None:
+        now = time.time()
+        for channel in subscription.channels:
+            channel.ring.expire(now)
+        if after is None:
+            subscription.open_at(tail.position)
+            subscription.greet(str(tail))
+        elif after == EARLIEST:
+            sources = (*subscription.channels, *subscription.interests)
+            subscription.open_at(0, skip={source: source.evicted for source in sources})
+            kept = any(len(channel.ring) for channel in subscription.channels)
+            # A client that is cut off before the first event must ask for all of it again.
+            subscription.greet(EARLIEST if kept else str(Cursor(self.epoch, self.position)))
+        else:
+            self._place_after(subscription, _parse(after), tail)
+
+    def _place_after(self, subscription: Subscription, after: Cursor | None, tail: Cursor) -> None:
+        if after is None or after.epoch != tail.epoch or after.position > tail.position:
+            subscription.reset(subscription.names, "unknown", tail.position)
+            return
+        # A client must never hold an id beyond a loss that it has not been told of, so the
+        # opening mark is left out where a reset comes first.
+        subscription.open_at(after.position)
+        subscription.report_lost("expired")
+        if not subscription.resets:
+            subscription.greet(str(after))
+
+    # Rings, under the lock
+
+    def _install(self, names: Sequence[str], snapshot: Snapshot, early: list[Record]) -> None:
+        if snapshot.tail.epoch != self.epoch:
+            self._begin_epoch(snapshot.tail)
+        for topic, history in snapshot.topics.items():
+            channel = self._channels.get(topic)
+            if channel is None:
+                self._add_channel(topic).ring = self._ring_of(history)
+        for name in names:
+            interest = self._interests[name] = Interest(name)
+            if interest.pattern:
+                interest.evicted = snapshot.forgotten
+                self._patterns.append(interest)
+            elif name not in self._channels:
+                self._add_channel(name).ring.lose(snapshot.forgotten)
+        self._hand_out(early)
+
+    def _add_channel(self, topic: str) -> Channel:
+        channel = self._channels[topic] = Channel(topic, self._new_ring())
+        covering = [interest for interest in self._patterns if interest.covers(topic)]
+        if covering:
+            channel.ring.lose(min(interest.evicted for interest in covering))
+        for interest in covering:
+            for subscription in interest.subscriptions:
+                _join(channel, subscription)
+        return channel
+
+    def _new_ring(self) -> Ring[Message]:
+        return Ring(size=self._config.history_size, ttl=self._config.history_ttl)
+
+    def _ring_of(self, history: TopicHistory) -> Ring[Message]:
+        ring = self._new_ring()
+        ring.lose(history.evicted)
+        for record in history.records:
+            ring.append(Message(record))
+        return ring
+
+    def _hand_out(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if record.epoch != self.epoch:
+                continue
+            channel = self._channels.get(record.topic)
+            if channel is None:
+                if not any(interest.covers(record.topic) for interest in self._patterns):
+                    continue
+                channel = self._add_channel(record.topic)
+            ring = channel.ring
+            if record.position <= ring.head:
+                continue
+            if record.previous > ring.head:
+                _lose(channel, record.previous)
+            message = Message(record)
+            ring.append(message)
+            for subscription in channel.subscriptions:
+                subscription.push(message)
+
+    def _begin_epoch(self, tail: Cursor, history: Snapshot | None = None) -> None:
+        """All history is lost: forget what is here and say so to every stream."""
+        self.epoch, self.position = tail.epoch, tail.position
+        kept = {} if history is None else history.topics
+        forgotten = tail.position if history is None else history.forgotten
+        for channel in self._channels.values():
+            if channel.name in kept:
+                channel.ring = self._ring_of(kept[channel.name])
+            else:
+                channel.ring = self._new_ring()
+                channel.ring.lose(forgotten)
+        for interest in self._patterns:
+            interest.evicted = forgotten
+        for subscription in self._subscriptions:
+            subscription.reset(subscription.names, "unknown", tail.position)
+
+    def count_reset(self, names: tuple[str, ...], reason: str) -> None:
+        self.counters["resets"] += 1
+        logger.warning("stream reset (%s) on %s", reason, ", ".join(names))
+
+    # Listening
+
+    async def _run(self) -> None:
+        pause, longest = BACKOFF
+        while self._listener is not None:
+            try:
+                async for batch in self._listener:
+                    if isinstance(batch, Interruption) or batch[0].epoch != self.epoch:
+                        await self._repair()
+                    if not isinstance(batch, Interruption):
+                        self.dispatch(batch)
+                    pause = BACKOFF[0]
+                return
+            except Exception:
+                # Streams stay open: what they miss now is read from the log afterwards.
+                logger.exception("listening on bus %r failed, trying again", self._config.alias)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, longest)
+            await self._listen_again()
+
+    def dispatch(self, records: list[Record]) -> None:
+        """Hand a batch, in order of position, to rings and subscriptions."""
+        with self.lock:
+            self._hand_out(records)
+            if records[-1].epoch == self.epoch:
+                self.position = max(self.position, records[-1].position)
+            if self._early is not None:
+                self._early += records
+
+    async def _listen_again(self) -> None:
+        try:
+            async with self._opening:
+                if self._listener is not None:
+                    await self._listener.aclose()
+                self._listener = self._backend.listen()
+                await self._listener.watch(list(self._interests))
+            await self._repair()
+        except Exception:
+            logger.exception("bus %r is still not there", self._config.alias)
+
+    async def _repair(self) -> None:
+        """Bring rings and streams up to date from the log."""
+        async with self._opening:
+            snapshot = await self._backend.aread(list(self._interests))
+            with self.lock:
+                if snapshot.tail.epoch != self.epoch:
+                    self._begin_epoch(snapshot.tail, snapshot)
+                else:
+                    self._merge(snapshot)
+
+    def _merge(self, snapshot: Snapshot) -> None:
+        # Whatever is not after self.position has been handed out here, kept or not.
+        for name, channel in self._channels.items():
+            history = snapshot.topics.get(name)
+            evicted = snapshot.forgotten if history is None else history.evicted
+            if evicted > max(channel.ring.head, self.position):
+                _lose(channel, evicted)
+        for interest in self._patterns:
+            if snapshot.forgotten > max(interest.evicted, self.position):
+                interest.evicted = snapshot.forgotten
+                for subscription in interest.subscriptions:
+                    subscription.interrupt()
+        missed = [record for h in snapshot.topics.values() for record in h.records]
+        missed.sort(key=lambda record: record.position)
+        self._hand_out(missed)
+        self.position = max(self.position, snapshot.tail.position)
+
+    # Housekeeping
+
+    async def _keep(self) -> None:
+        pause = min(1.0, self._config.heartbeat / 4)
+        swept = time.monotonic()
+        while True:
+            await asyncio.sleep(pause)
+            now = time.monotonic()
+            with self.lock:
+                for subscription in self._subscriptions:
+                    subscription.beat(now)
+            if now - swept >= LINGER:
+                swept = now
+                await self.sweep()
+
+    async def sweep(self, linger: float = LINGER) -> None:
+        """Stop following what has had no stream for ``linger`` seconds, and forget dead topics."""
+        async with self._opening:
+            with self.lock:
+                idle = self._drop_idle(time.monotonic() - linger)
+                self._drop_dead(time.time())
+            if idle and self._listener is not None:
+                await self._listener.unwatch(idle)
+
+    def _drop_idle(self, before: float) -> list[str]:
+        idle = [
+            interest.name
+            for interest in self._interests.values()
+            if not interest.subscriptions and interest.idle_since <= before
+        ]
+        for name in idle:
+            del self._interests[name]
+        self._patterns = [i for i in self._interests.values() if i.pattern]
+        return idle
+
+    def _drop_dead(self, now: float) -> None:
+        for channel in list(self._channels.values()):
+            if channel.name in self._interests:
+                continue
+            covering = [interest for interest in self._patterns if interest.covers(channel.name)]
+            channel.ring.expire(now)
+            if covering and len(channel.ring):
+                continue
+            del self._channels[channel.name]
+            for subscription in channel.subscriptions:
+                del subscription.channels[channel]
+            for interest in covering:
+                interest.evicted = max(interest.evicted, channel.ring.evicted)
+
+
+def _join(channel: Channel, subscription: Subscription) -> None:
+    channel.subscriptions[subscription] = None
+    subscription.channels[channel] = None
+
+
+def _lose(channel: Channel, position: int) -> None:
+    channel.ring.lose(position)
+    for subscription in channel.subscriptions:
+        subscription.interrupt()
+
+
+def _parse(text: str) -> Cursor | None:
+    try:
+        return Cursor.parse(text)
+    except InvalidCursor:
+        return None

@@ -1,0 +1,124 @@
+"""Which hub serves the caller: one for each event loop, and one on a thread for sync code."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from .backends.base import BusBackend
+from .conf import BusConfig
+from .hub import Hub
+
+T = TypeVar("T")
+
+
+class HubThread:
+    """An event loop on a daemon thread, with a hub of its own."""
+
+    def __init__(self, backend: BusBackend, config: BusConfig) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._serve, name=f"flosse_bus {config.alias}", daemon=True
+        )
+        self._thread.start()
+        self.hub = self.run(self._make(backend, config))
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the thread's loop and wait for its result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def stop(self) -> None:
+        self.run(self.hub.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    async def _make(self, backend: BusBackend, config: BusConfig) -> Hub:
+        return Hub(backend, config)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+
+class Hubs:
+    """The hubs of one bus in this process."""
+
+    def __init__(self, backend: BusBackend, config: BusConfig) -> None:
+        self._backend = backend
+        self._config = config
+        self.forget()
+
+    def forget(self) -> None:
+        """Start over without touching what there was: a forked child has none of its threads."""
+        self._lock = threading.Lock()
+        self._by_loop: dict[asyncio.AbstractEventLoop, Hub] = {}
+        self._thread: HubThread | None = None
+        self._ending: str | None = None
+
+    def here(self) -> Hub:
+        """Return the hub of the running event loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            hub = self._by_loop.get(loop)
+            if hub is None:
+                self._by_loop = {k: v for k, v in self._by_loop.items() if not k.is_closed()}
+                hub = self._by_loop[loop] = Hub(self._backend, self._config)
+                if self._ending is not None:
+                    hub.end_all(self._ending)
+            return hub
+
+    def threaded(self) -> HubThread:
+        """Return the hub for code without an event loop."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = HubThread(self._backend, self._config)
+                if self._ending is not None:
+                    self._thread.hub.loop.call_soon_threadsafe(
+                        self._thread.hub.end_all, self._ending
+                    )
+            return self._thread
+
+    def all(self) -> list[Hub]:
+        # No lock: a signal handler may be asking while this very thread holds it.
+        hubs = list(self._by_loop.values())
+        if self._thread is not None:
+            hubs.append(self._thread.hub)
+        return [hub for hub in hubs if not hub.loop.is_closed()]
+
+    def end_all(self, reason: str) -> None:
+        """End every stream, now and later. Any thread, signal handlers included."""
+        self._ending = reason
+        for hub in self.all():
+            try:
+                hub.loop.call_soon_threadsafe(hub.end_all, reason)
+            except RuntimeError:  # the loop was closed just now, and its streams with it
+                continue
+
+    def close(self) -> None:
+        """End every stream and stop the thread. Loops that run elsewhere stop by themselves."""
+        self.end_all("shutdown")
+        with self._lock:
+            thread, self._thread = self._thread, None
+            hubs, self._by_loop = self._by_loop, {}
+        if thread is not None:
+            thread.stop()
+        for hub in hubs.values():
+            if hub.loop.is_running():
+                asyncio.run_coroutine_threadsafe(hub.aclose(), hub.loop)
+
+    @property
+    def counters(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for hub in self.all():
+            total.update(hub.counters)
+        return total
+
+    @property
+    def streams(self) -> int:
+        return sum(hub.streams for hub in self.all())

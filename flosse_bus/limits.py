@@ -1,0 +1,84 @@
+"""How many streams are open in this process, and whose: MAX_STREAMS and friends."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable
+
+from .conf import BusConfig
+
+
+class Place:
+    """One stream's place in the count, and the handle to end it from outside."""
+
+    __slots__ = ("__weakref__", "_client", "_end", "_streams", "session_key", "wanted")
+
+    def __init__(self, streams: OpenStreams, client: Hashable, session_key: str | None) -> None:
+        self._streams = streams
+        self._client = client
+        self.session_key = session_key
+        self._end: Callable[[str], None] | None = None
+        #: False once the stream should end; its client comes back and is asked anew.
+        self.wanted = True
+
+    def ends_with(self, end: Callable[[str], None]) -> None:
+        """Register how to end the stream that has begun. ``end`` takes the reason, any thread."""
+        self._end = end
+        if not self.wanted:
+            end("withdrawn")
+
+    def withdraw(self, reason: str) -> None:
+        """End the stream, now or as soon as it begins."""
+        self.wanted = False
+        if self._end is not None:
+            self._end(reason)
+
+    def release(self) -> None:
+        """Give the place up. Again is harmless."""
+        self._streams.release(self, self._client)
+
+
+class OpenStreams:
+    """The places of one bus. Any thread."""
+
+    def __init__(self, config: BusConfig) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self._places: set[Place] = set()
+        self._clients: Counter[Hashable] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def counts_clients(self) -> bool:
+        """Is it worth finding out who the client is?"""
+        return self._config.max_streams_per_client is not None
+
+    def take(self, client: Hashable, session_key: str | None) -> Place | str:
+        """Return a place, or the name of the setting that there is none left under."""
+        config = self._config
+        with self._lock:
+            if config.max_streams is not None and len(self._places) >= config.max_streams:
+                return "MAX_STREAMS"
+            most = config.max_streams_per_client
+            if most is not None and self._clients[client] >= most:
+                return "MAX_STREAMS_PER_CLIENT"
+            place = Place(self, client, session_key)
+            self._places.add(place)
+            self._clients[client] += 1
+            return place
+
+    def release(self, place: Place, client: Hashable) -> None:
+        with self._lock:
+            if place not in self._places:
+                return
+            self._places.remove(place)
+            self._clients[client] -= 1
+            if not self._clients[client]:
+                del self._clients[client]
+
+    def of_session(self, session_key: str) -> list[Place]:
+        with self._lock:
+            return [place for place in self._places if place.session_key == session_key]

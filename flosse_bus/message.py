@@ -1,0 +1,95 @@
+"""What a subscription hands to its reader: things that have a frame."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from .cursor import Cursor
+from .events import RESET, Event, Record
+from .wire import encode, encode_envelope, encode_id, encode_record
+
+
+class Message:
+    """A record on its way out. Its frames are encoded once in a process, when first needed."""
+
+    __slots__ = ("_envelope", "_frame", "record")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._frame: bytes | None = None
+        self._envelope: bytes | None = None
+
+    @property
+    def position(self) -> int:
+        return self.record.position
+
+    @property
+    def published_at(self) -> float:
+        return self.record.published_at
+
+    @property
+    def size(self) -> int:
+        return len(self.record.body)
+
+    def frame(self, *, envelope: bool) -> bytes:
+        if envelope:
+            if self._envelope is None:
+                self._envelope = encode_envelope(self.record, str(self.record.cursor))
+            return self._envelope
+        if self._frame is None:
+            self._frame = encode_record(self.record, str(self.record.cursor))
+        return self._frame
+
+    def to_event(self) -> Event:
+        return self.record.to_event()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reset:
+    """Events of ``topics`` are lost to this stream: refetch, and go on from ``cursor``.
+
+    ``reason`` is "expired" (older than what is kept), "unknown" (not a cursor of this log) or
+    "overflow" (the stream was slower than the ring). ``at`` is in seconds, Unix epoch.
+    """
+
+    topics: tuple[str, ...]
+    reason: str
+    cursor: Cursor
+    at: float
+    size: int = 0
+
+    @property
+    def _data(self) -> dict[str, object]:
+        return {"topics": list(self.topics), "reason": self.reason}
+
+    def frame(self, *, envelope: bool) -> bytes:
+        return encode(json.dumps(self._data).encode(), event=RESET, id=str(self.cursor))
+
+    def to_event(self) -> Event:
+        return Event(
+            topic="",
+            data=self._data,
+            event=RESET,
+            id=str(self.cursor),
+            published_at=datetime.fromtimestamp(self.at, timezone.utc),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Nothing but a place to resume from: sets the last event id and dispatches nothing.
+
+    ``position`` is where the reader stands after it; ``None`` leaves that open.
+    """
+
+    id: str
+    position: int | None = None
+    size: int = 0
+
+    def frame(self, *, envelope: bool) -> bytes:
+        return encode_id(self.id)
+
+    def to_event(self) -> None:
+        return None

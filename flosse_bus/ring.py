@@ -1,0 +1,86 @@
+"""The last events of one topic, and the proof of what is missing.
+
+The invariant: every item of the topic with a position in ``(evicted, head]`` is here. Whoever
+stands at position p has missed nothing if and only if ``evicted <= p``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
+
+
+class Positioned(Protocol):
+    @property
+    def position(self) -> int: ...
+    @property
+    def published_at(self) -> float: ...
+
+
+ItemT = TypeVar("ItemT", bound=Positioned)
+
+
+class Ring(Generic[ItemT]):
+    """Keeps at most ``size`` items, none older than ``ttl`` seconds (``None``: any age)."""
+
+    __slots__ = ("_items", "_positions", "_size", "_start", "_ttl", "evicted", "head")
+
+    def __init__(self, *, size: int, ttl: float | None, evicted: int = 0) -> None:
+        self._size = size
+        self._ttl = ttl
+        # Two parallel lists with a moving start: bisect on positions, slices for replay, and
+        # both cut only when an eighth of the size is dead, so that a drop costs O(1).
+        self._positions: list[int] = []
+        self._items: list[ItemT] = []
+        self._start = 0
+        #: The highest position that this topic has lost; 0 for none.
+        self.evicted = evicted
+        #: The highest position ever appended or lost.
+        self.head = evicted
+
+    def __len__(self) -> int:
+        return len(self._items) - self._start
+
+    def append(self, item: ItemT) -> None:
+        """Add the topic's next item. Positions must rise."""
+        if item.position <= self.head:
+            raise ValueError(f"position {item.position} is not after {self.head}")
+        self._positions.append(item.position)
+        self._items.append(item)
+        self.head = item.position
+        if len(self) > self._size:
+            self._drop_first()
+
+    def lose(self, position: int) -> None:
+        """Say that everything up to ``position`` may be missing, whatever was kept of it."""
+        while len(self) and self._positions[self._start] <= position:
+            self._drop_first()
+        self.evicted = max(self.evicted, position)
+        self.head = max(self.head, position)
+
+    def expire(self, now: float) -> None:
+        """Drop what is older than the ring's ``ttl`` at time ``now`` (seconds, Unix epoch)."""
+        if self._ttl is None:
+            return
+        while len(self) and self._items[self._start].published_at < now - self._ttl:
+            self._drop_first()
+
+    def after(self, position: int, limit: int | None = None) -> list[ItemT]:
+        """Return at most ``limit`` kept items after ``position``, oldest first."""
+        first = bisect_right(self._positions, position, lo=self._start)
+        last = None if limit is None else first + limit
+        return self._items[first:last]
+
+    def iterate(self, position: int) -> Iterator[ItemT]:
+        """Yield the kept items after ``position``. The ring must not change meanwhile."""
+        for index in range(bisect_right(self._positions, position, lo=self._start), len(self._items)):
+            yield self._items[index]
+
+    def _drop_first(self) -> None:
+        self.evicted = max(self.evicted, self._positions[self._start])
+        self._start += 1
+        if self._start * 8 >= self._size:
+            del self._positions[: self._start]
+            del self._items[: self._start]
+            self._start = 0

@@ -1,0 +1,250 @@
+"""One open stream: its topics, where it stands, and a bounded number of pending messages.
+
+The invariant, held under the hub's lock: while ``_live``, every message of the topics after
+``position`` is pending. While not live nothing is pushed; once the pending ones are taken, the
+next page is read from the rings at ``position``. Replay after connecting, catching up after an
+overflow and repair after an outage are this one mechanism, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol, Union
+
+from .cursor import Cursor
+from .message import Mark, Message, Reset
+
+if TYPE_CHECKING:
+    from .hub import Channel, Hub, Interest
+
+#: Bytes that one take returns at most, unless a single message is larger.
+MAX_TAKE = 65_536
+
+Item = Union[Message, Reset, Mark]
+
+
+class Signal(Protocol):
+    """What wakes the reader: an ``asyncio.Event`` or a ``threading.Event``."""
+
+    def set(self) -> None: ...
+
+
+class Subscription:
+    """Made and closed by :class:`~flosse_bus.hub.Hub`; its reader calls :meth:`take`."""
+
+    __slots__ = (
+        "_beat_due",
+        "_heartbeat",
+        "_hub",
+        "_last_taken",
+        "_live",
+        "_max_bytes",
+        "_max_pending",
+        "_pending",
+        "_pending_bytes",
+        "_signal",
+        "_skip",
+        "channels",
+        "closed",
+        "delivered",
+        "interests",
+        "names",
+        "position",
+        "resets",
+    )
+
+    def __init__(
+        self,
+        hub: Hub,
+        names: tuple[str, ...],
+        *,
+        signal: Signal,
+        max_pending: int,
+        max_bytes: int,
+        heartbeat: float | None,
+    ) -> None:
+        self._hub = hub
+        self._signal = signal
+        self._max_pending = max_pending
+        self._max_bytes = max_bytes
+        self._heartbeat = heartbeat
+        self._beat_due = False
+        self._last_taken = time.monotonic()
+        self._live = False
+        self._pending: deque[Item] = deque()
+        self._pending_bytes = 0
+        # Losses that are no news, because the reader was told or never asked: up to which
+        # position each source is passed over until the reader's own position is beyond it.
+        self._skip: dict[Channel | Interest, int] = {}
+        self.names = names
+        #: Everything up to here has been taken, or given up with a reset.
+        self.position = 0
+        self.channels: dict[Channel, None] = {}
+        self.interests: list[Interest] = []
+        #: Why the stream has ended, once it has.
+        self.closed: str | None = None
+        self.delivered = 0
+        self.resets = 0
+
+    # For the reader, from any thread.
+
+    def take(self) -> list[Item]:
+        """Return what comes next, at most about 64 KiB of it; empty when there is nothing."""
+        with self._hub.lock:
+            if not self._pending and not self._live and self.closed is None:
+                self._read_page()
+            taken: list[Item] = []
+            size = 0
+            while self._pending and (not taken or size + self._pending[0].size <= MAX_TAKE):
+                item = self._pending.popleft()
+                taken.append(item)
+                size += item.size
+                if type(item) is Message:
+                    self.position = item.record.position
+                    self.delivered += 1
+                elif type(item) is Mark and item.position is not None:
+                    self.position = item.position
+                    self._skip.clear()
+            self._pending_bytes -= size
+            if taken:
+                self._last_taken = time.monotonic()
+                self._beat_due = False
+            return taken
+
+    def take_heartbeat(self) -> list[Item]:
+        """Return a fresh cursor if the stream has been silent for its heartbeat."""
+        with self._hub.lock:
+            if not self._beat_due:
+                return []
+            self._beat_due = False
+            self._last_taken = time.monotonic()
+            return [Mark(id=str(self._cursor()))]
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where a reader of everything taken so far stands."""
+        with self._hub.lock:
+            return self._cursor()
+
+    def wake(self) -> None:
+        self._signal.set()
+
+    # For the hub, under its lock.
+
+    def open_at(self, position: int, skip: dict[Channel | Interest, int] | None = None) -> None:
+        """Stand at ``position``: what the rings hold after it comes first."""
+        self.position = position
+        self._skip = skip or {}
+
+    def greet(self, id: str) -> None:
+        """Begin with where to resume, in case the stream is cut off before its first event."""
+        self._pending.append(Mark(id=id))
+
+    def push(self, message: Message) -> None:
+        if self._live:
+            self._pending.append(message)
+            self._pending_bytes += message.size
+            if len(self._pending) > self._max_pending or self._pending_bytes > self._max_bytes:
+                self._overflow()
+        self._signal.set()
+
+    def interrupt(self) -> None:
+        """Something may be missing after what is pending: look into the rings then."""
+        self._live = False
+        self._signal.set()
+
+    def reset(self, names: tuple[str, ...], reason: str, position: int) -> None:
+        """Give up everything up to ``position`` and say so."""
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._skip.clear()
+        self._live = False
+        self.position = position
+        self._say(names, reason)
+
+    def report_lost(self, reason: str) -> None:
+        """Say so if the rings have lost anything after ``position``."""
+        lost = {
+            source
+            for source in (*self.channels, *self.interests)
+            if source.evicted > max(self.position, self._skip.get(source, 0))
+        }
+        if not lost:
+            return
+        hit = [
+            interest
+            for interest in self.interests
+            if interest in lost or any(interest.covers(source.name) for source in lost)
+        ]
+        names = tuple(interest.name for interest in hit)
+        if len(hit) == len(self.interests):
+            self.reset(names, reason, max(self.position, self._hub.position))
+            return
+        # The other topics are whole and are replayed from where the reader stands, so this reset
+        # must not move its cursor; of the lost ones it gets what comes from now on.
+        for source in lost:
+            self._skip[source] = self._hub.position
+        self._say(names, reason)
+
+    def beat(self, now: float) -> None:
+        if self._heartbeat is not None and now - self._last_taken >= self._heartbeat:
+            self._beat_due = True
+            self._signal.set()
+
+    def end(self, reason: str) -> None:
+        if self.closed is None:
+            self.closed = reason
+            self._signal.set()
+
+    def _overflow(self) -> None:
+        # The reader is slow. What it misses now it will read from the rings, or be told of. Marks
+        # go too: one that overtook its messages would hide them. A reset not yet read stays.
+        self._pending = deque(item for item in self._pending if type(item) is Reset)
+        self._pending_bytes = 0
+        self._live = False
+        self._hub.counters["overflows"] += 1
+
+    def _say(self, names: tuple[str, ...], reason: str) -> None:
+        self.resets += 1
+        self._hub.count_reset(names, reason)
+        cursor = Cursor(self._hub.epoch, self.position)
+        self._pending.append(Reset(topics=names, reason=reason, cursor=cursor, at=time.time()))
+        self._signal.set()
+
+    def _read_page(self) -> None:
+        self.report_lost("overflow")
+        page = list(islice(self._kept(), self._max_pending + 1))
+        more = len(page) > self._max_pending
+        del page[self._max_pending :]
+        self._pending.extend(page)
+        self._pending_bytes += sum(message.size for message in page)
+        # A cursor that came by another process may be ahead of this hub. Until the hub has passed
+        # it, reading from the rings is what keeps older events out.
+        if more or self._hub.position < self.position:
+            return
+        self._live = True
+        if self._skip:  # the cursor was held back (report_lost): bring it up to date
+            position = self._hub.position
+            id = str(Cursor(self._hub.epoch, position))
+            self._pending.append(Mark(id=id, position=position))
+
+    def _kept(self) -> Iterator[Message]:
+        rings = [
+            channel.ring.iterate(max(self.position, self._skip.get(channel, 0)))
+            for channel in self.channels
+        ]
+        return rings[0] if len(rings) == 1 else heapq.merge(*rings, key=_position)
+
+    def _cursor(self) -> Cursor:
+        position = self.position
+        if self._live and not self._pending:
+            position = max(position, self._hub.position)
+        return Cursor(self._hub.epoch, position)
+
+
+def _position(message: Message) -> int:
+    return message.record.position

@@ -1,0 +1,1 @@
+"""How a stream's bytes leave: under each kind of server, and when it stops."""

@@ -1,0 +1,101 @@
+"""Streams under Django's own handlers: an async iterator for ASGI, a blocking one for WSGI.
+
+Both read the same way; only the waiting differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+
+from ..access import Refusal
+from ..exceptions import BackendUnavailable
+from ..readers import AsyncReader, ThreadReader
+from . import shutdown
+from .stream import Stream, logger
+
+_DOWN = Refusal(status=503, detail="The event bus is not reachable. Try again.")
+
+
+async def aframes(stream: Stream) -> AsyncIterator[bytes]:
+    """Yield the bytes of a stream in the running event loop."""
+    reader: AsyncReader | None = None
+    shutdown.install()
+    try:
+        await sync_to_async(release_connections)()
+        try:
+            reader = await AsyncReader.open(
+                stream.bus.hubs.here(), stream.names, after=stream.after, heartbeat=stream.heartbeat
+            )
+        except BackendUnavailable:
+            logger.warning("stream refused: bus %r is down", stream.bus.config.alias)
+            yield stream.opening() + stream.error(_DOWN)
+            return
+        stream.place.ends_with(reader.end)
+        stream.log_opened()
+        opening = stream.opening()
+        while items := await reader.read():
+            yield opening + stream.encode(items)
+            opening = b""
+            if stream.over:
+                return
+            if stream.access.due:
+                refusal = await sync_to_async(_recheck)(stream)
+                if refusal is not None:
+                    yield stream.error(refusal)
+                    return
+    finally:
+        if reader is not None:
+            reader.close()
+        stream.log_closed(reader.subscription if reader is not None else None)
+
+
+def frames(stream: Stream) -> Iterator[bytes]:
+    """Yield the bytes of a stream, blocking the thread in between."""
+    reader: ThreadReader | None = None
+    try:
+        release_connections()
+        try:
+            reader = ThreadReader(
+                stream.bus.hubs.threaded(),
+                stream.names,
+                after=stream.after,
+                heartbeat=stream.heartbeat,
+            )
+        except BackendUnavailable:
+            logger.warning("stream refused: bus %r is down", stream.bus.config.alias)
+            yield stream.opening() + stream.error(_DOWN)
+            return
+        stream.place.ends_with(reader.end)
+        stream.log_opened()
+        opening = stream.opening()
+        while items := reader.read():
+            yield opening + stream.encode(items)
+            opening = b""
+            if stream.over:
+                return
+            if stream.access.due:
+                refusal = _recheck(stream)
+                if refusal is not None:
+                    yield stream.error(refusal)
+                    return
+    finally:
+        if reader is not None:
+            reader.close()
+        stream.log_closed(reader.subscription if reader is not None else None)
+
+
+def release_connections() -> None:
+    """Close this thread's database connections: a stream needs none and may last for days."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close()
+
+
+def _recheck(stream: Stream) -> Refusal | None:
+    try:
+        return stream.access.recheck()
+    finally:
+        release_connections()

@@ -1,0 +1,74 @@
+"""One stream as its view has described it, before and while it runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from dataclasses import dataclass, field
+
+import django
+
+from ..access import Access, Refusal
+from ..bus import Bus
+from ..events import ERROR
+from ..limits import Place
+from ..subscription import Item, Subscription
+from ..wire import encode, encode_retry
+
+logger = logging.getLogger("flosse_bus")
+
+#: Seconds after which a stream ends by itself under Django 4.2, whose ASGI handler does not tell
+#: a response that its client has gone. The client comes back and resumes.
+LIFETIME = 600.0 if django.VERSION < (5, 0) else None
+
+
+@dataclass(slots=True, kw_only=True)
+class Stream:
+    """What to send, where from, and until when. ``after``: see :meth:`Bus.subscribe`."""
+
+    bus: Bus
+    names: tuple[str, ...]
+    after: str | None
+    envelope: bool
+    place: Place
+    access: Access
+    lifetime: float | None = LIFETIME
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def heartbeat(self) -> float:
+        return self.bus.config.heartbeat
+
+    def opening(self) -> bytes:
+        """Return the ``retry:`` block. Jitter keeps cut streams from coming back as one."""
+        return encode_retry(round(self.bus.config.retry * random.uniform(0.75, 1.25)))
+
+    def encode(self, items: list[Item]) -> bytes:
+        envelope = self.envelope
+        return b"".join([item.frame(envelope=envelope) for item in items])
+
+    @property
+    def over(self) -> bool:
+        """Has the stream lived long enough? Its client comes back and resumes."""
+        return self.lifetime is not None and time.monotonic() - self.started >= self.lifetime
+
+    def error(self, refusal: Refusal) -> bytes:
+        code = {403: "forbidden", 503: "unavailable"}[refusal.status]
+        data = {"code": code, "detail": refusal.detail}
+        return encode(json.dumps(data).encode(), event=ERROR)
+
+    def log_opened(self) -> None:
+        logger.info("stream opened on %s", ", ".join(self.names))
+
+    def log_closed(self, subscription: Subscription | None) -> None:
+        self.place.release()
+        if subscription is not None:
+            logger.info(
+                "stream closed after %.1f s and %d events (%s) on %s",
+                time.monotonic() - self.started,
+                subscription.delivered,
+                subscription.closed,
+                ", ".join(self.names),
+            )

@@ -1,0 +1,14 @@
+"""``path("events/", include("flosse_bus.urls"))``."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from .views import SubscribeView, health
+
+app_name = "flosse_bus"
+
+urlpatterns = [
+    path("", SubscribeView.as_view(), name="subscribe"),
+    path("health/", health, name="health"),
+]

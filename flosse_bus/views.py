@@ -1,0 +1,161 @@
+"""``SubscribeView``: authorise, take a place, return the stream. And the health page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.views import View
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from .access import Access, Refusal
+from .bus import Bus, buses
+from .conf import DEFAULT_ALIAS
+from .exceptions import BackendUnavailable, InvalidTopic
+from .limits import Place
+from .permissions import BaseSSEPermission
+from .responses import EventStreamResponse
+from .topics import check_subscription
+from .transport.stream import Stream
+from .wire import CONTENT_TYPE
+
+
+class SubscribeView(View):
+    """Stream the topics that ``?topic=`` names, or the view's own.
+
+    ``as_view(topics=[...])`` fixes the topics; ``{name}`` in them is filled from the URL. Every
+    topic must be public or authorised, except that the view's own topics are governed by its
+    ``permission_classes`` alone where it has any.
+
+    Answers 400 to a bad topic, 403 to one that may not be read, 429 over a limit, 503 while the
+    backend is down; each with JSON ``{"detail", "topics"}``.
+    """
+
+    http_method_names = ["get", "head", "options"]
+
+    #: Alias in ``FLOSSE_BUS``.
+    bus: str = DEFAULT_ALIAS
+    topics: Sequence[str] | None = None
+    permission_classes: Sequence[type[BaseSSEPermission]] = ()
+    #: Seconds after which an open stream's permission is checked again.
+    recheck_every: float = 60.0
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        bus = buses[self.bus]
+        try:
+            names = self.get_topics()
+        except InvalidTopic as error:
+            return _refuse(Refusal(status=400, detail=str(error), topics=self._named()))
+        if len(names) > bus.config.max_topics:
+            most = bus.config.max_topics
+            detail = f"{len(names)} topics in one stream; MAX_TOPICS allows {most}."
+            return _refuse(Refusal(status=429, detail=detail, topics=names))
+        place = bus.streams.take(_client(request, bus), _session_key(request))
+        if not isinstance(place, Place):
+            detail = f"Too many open streams: {place} is reached."
+            return _refuse(Refusal(status=429, detail=detail, topics=names))
+        try:
+            response = self._open(request, bus, names, place)
+        except BaseException:
+            place.release()
+            raise
+        if not isinstance(response, EventStreamResponse):
+            place.release()
+        return response
+
+    def get_topics(self) -> tuple[str, ...]:
+        """Return the topics and patterns of this request, each once.
+
+        Raises:
+            InvalidTopic: one breaks the rules, there is none, or the client may not name any.
+        """
+        if self.topics is None:
+            names = self._named()
+            if not names:
+                raise InvalidTopic("Name at least one topic: ?topic=orders&topic=news")
+        else:
+            if self._named():
+                raise InvalidTopic("This stream has topics of its own: leave out ?topic=")
+            names = tuple(topic.format(**self.kwargs) for topic in self.topics)
+        return tuple(dict.fromkeys(check_subscription(name) for name in names))
+
+    def _open(
+        self, request: HttpRequest, bus: Bus, names: tuple[str, ...], place: Place
+    ) -> HttpResponseBase:
+        access = Access(
+            request,
+            bus.config,
+            names,
+            permission_classes=self.permission_classes,
+            trusted=self.topics is not None,
+            recheck_every=self.recheck_every,
+        )
+        refusal = access.check() or _backend_refusal(bus, names)
+        if refusal is not None:
+            return _refuse(refusal)
+        if request.method == "HEAD":
+            return HttpResponse(content_type=CONTENT_TYPE)
+        stream = Stream(
+            bus=bus,
+            names=names,
+            after=request.headers.get("Last-Event-ID") or request.GET.get("last_event_id") or None,
+            envelope=request.GET.get("envelope") == "1",
+            place=place,
+            access=access,
+        )
+        return EventStreamResponse(stream, is_async=isinstance(request, ASGIRequest))
+
+    def _named(self) -> tuple[str, ...]:
+        return tuple(self.request.GET.getlist("topic"))
+
+
+@never_cache
+@require_safe
+def health(request: HttpRequest) -> HttpResponse:
+    """Say for each bus whether its backend answers: 200 if all do, else 503."""
+    states = {}
+    for bus in buses.all():
+        up = _backend_refusal(bus, ()) is None
+        states[bus.config.alias] = {"status": "ok" if up else "down", "streams": len(bus.streams)}
+    ok = all(state["status"] == "ok" for state in states.values())
+    return JsonResponse(
+        {"status": "ok" if ok else "down", "buses": states}, status=200 if ok else 503
+    )
+
+
+def _backend_refusal(bus: Bus, names: tuple[str, ...]) -> Refusal | None:
+    try:
+        bus.backend.tail()
+    except BackendUnavailable:
+        return Refusal(status=503, detail="The event bus is not reachable.", topics=names)
+    return None
+
+
+def _refuse(refusal: Refusal) -> JsonResponse:
+    body: dict[str, Any] = {"detail": refusal.detail, "topics": list(refusal.topics)}
+    if settings.DEBUG and refusal.hint:
+        body["hint"] = refusal.hint
+    response = JsonResponse(body, status=refusal.status)
+    response.headers["Cache-Control"] = "no-store"
+    if refusal.status == 503:
+        response.headers["Retry-After"] = "5"
+    return response
+
+
+def _client(request: HttpRequest, bus: Bus) -> object:
+    if not bus.streams.counts_clients:
+        return None
+    user = getattr(request, "user", None)
+    if user is not None and user.is_authenticated:
+        return ("user", user.pk)
+    return ("address", request.META.get("REMOTE_ADDR"))
+
+
+def _session_key(request: HttpRequest) -> str | None:
+    session = getattr(request, "session", None)
+    return session.session_key if session is not None else None

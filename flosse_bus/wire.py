@@ -1,0 +1,139 @@
+"""The text/event-stream format of WHATWG HTML, section 9.2, and nothing else.
+
+Bytes out, values in, no I/O. Only CR, LF and CRLF end a line; U+2028 and friends are plain text.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .events import Record
+
+CONTENT_TYPE = "text/event-stream; charset=utf-8"
+
+
+def encode(data: bytes, *, event: str | None = None, id: str | None = None) -> bytes:
+    """Return one event's block. ``data`` is UTF-8 and may hold any line breaks."""
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if b"\n" in data:
+        data = data.replace(b"\n", b"\ndata: ")
+    head = "" if id is None else f"id: {id}\n"
+    if event is not None:
+        head += f"event: {event}\n"
+    return b"%sdata: %s\n\n" % (head.encode(), data)
+
+
+def encode_id(id: str) -> bytes:
+    """Return a block that sets the client's last event id and dispatches nothing (9.2.6)."""
+    return f"id: {id}\n\n".encode()
+
+
+def encode_retry(milliseconds: int) -> bytes:
+    """Return a block that sets the client's reconnection time."""
+    return f"retry: {milliseconds}\n\n".encode()
+
+
+def encode_record(record: Record, id: str) -> bytes:
+    """Return the block of a record of the log."""
+    return encode(record.body, event=record.event, id=id)
+
+
+def encode_envelope(record: Record, id: str) -> bytes:
+    """Return a record as an unnamed message that says where it came from (``?envelope=1``)."""
+    body = json.dumps(record.body.decode(), ensure_ascii=False) if record.text else None
+    return encode(
+        b'{"topic":%s,"event":%s,"data":%s,"id":%s}'
+        % (
+            json.dumps(record.topic).encode(),
+            json.dumps(record.event, ensure_ascii=False).encode(),
+            record.body if body is None else body.encode(),
+            json.dumps(id).encode(),
+        ),
+        id=id,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One block as an ``EventSource`` sees it.
+
+    ``data`` is ``None`` for a block that dispatches nothing; ``id`` is the last event id after
+    it; ``retry`` is set when the block carried a valid one.
+    """
+
+    event: str
+    data: str | None
+    id: str
+    retry: int | None
+
+
+class Decoder:
+    """Incremental parser: feed bytes as they come, get the blocks that they complete."""
+
+    def __init__(self) -> None:
+        self._text = codecs.getincrementaldecoder("utf-8-sig")("replace")
+        self._line: list[str] = []
+        self._after_cr = False
+        self._event = ""
+        self._data: list[str] = []
+        self._id = ""
+        self._retry: int | None = None
+        self._seen = False
+
+    def feed(self, chunk: bytes) -> Iterator[Block]:
+        for line in self._lines(self._text.decode(chunk)):
+            if line:
+                self._field(line)
+            elif self._seen:
+                yield self._end_block()
+
+    def _lines(self, text: str) -> Iterator[str]:
+        if text and self._after_cr:
+            self._after_cr = False
+            text = text.removeprefix("\n")
+        start = 0
+        while start < len(text):
+            ends = [i for i in (text.find("\n", start), text.find("\r", start)) if i >= 0]
+            if not ends:
+                self._line.append(text[start:])
+                return
+            end = min(ends)
+            self._line.append(text[start:end])
+            line = "".join(self._line)
+            self._line.clear()
+            start = end + 1
+            if text[end] == "\r":
+                if start == len(text):
+                    self._after_cr = True
+                elif text[start] == "\n":
+                    start += 1
+            yield line
+
+    def _field(self, line: str) -> None:
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "data":
+            self._data.append(value)
+        elif name == "event":
+            self._event = value
+        elif name == "id" and "\0" not in value:
+            self._id = value
+        elif name == "retry" and value.isascii() and value.isdigit():
+            self._retry = int(value)
+        else:
+            return
+        self._seen = True
+
+    def _end_block(self) -> Block:
+        block = Block(
+            event=self._event or "message",
+            data="\n".join(self._data) if self._data else None,
+            id=self._id,
+            retry=self._retry,
+        )
+        self._event, self._data, self._retry, self._seen = "", [], None, False
+        return block

@@ -1,0 +1,98 @@
+"""Settings of the example project, which is also what the test suite runs.
+
+Environment: ``TESTPROJECT_DB`` (path of the SQLite file), ``TESTPROJECT_BUS`` (JSON that is merged
+into ``FLOSSE_BUS["default"]``), ``TESTPROJECT_DEBUG`` (0 or 1).
+"""
+
+import json
+import os
+from pathlib import Path
+
+import django
+
+BASE_DIR = Path(__file__).resolve().parent
+
+# A demonstration on the loopback address: nothing here is secret.
+SECRET_KEY = "not-a-secret-this-project-is-an-example"
+DEBUG = os.environ.get("TESTPROJECT_DEBUG", "1") == "1"
+ALLOWED_HOSTS = ["*"]
+SILENCED_SYSTEM_CHECKS = ["flosse_bus.W001"]  # one server process publishes and streams
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "flosse_bus",
+    "testproject.shop",
+]
+MIDDLEWARE = [
+    "flosse_bus.middleware.BusMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.gzip.GZipMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+FLOSSE_BUS = {
+    "default": {
+        "BACKEND": "flosse_bus.backends.memory.MemoryBackend",
+        "PUBLIC_TOPICS": ["orders", "orders.*", "customers", "news", "load.**"],
+        "RETRY": 1000,
+        **json.loads(os.environ.get("TESTPROJECT_BUS", "{}")),
+    }
+}
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": os.environ.get("TESTPROJECT_DB", BASE_DIR / "db.sqlite3"),
+        "OPTIONS": {"timeout": 20},
+    }
+}
+if django.VERSION >= (5, 1):
+    # Admin, traffic and orders write at the same time: take the write lock at BEGIN and wait for
+    # it, instead of failing half-way through.
+    DATABASES["default"]["OPTIONS"] |= {
+        "transaction_mode": "IMMEDIATE",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+ROOT_URLCONF = "testproject.urls"
+WSGI_APPLICATION = "testproject.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "board"
+LOGOUT_REDIRECT_URL = "board"
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # quick tests, no secrets
+STATIC_URL = "static/"
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {"flosse_bus": {"handlers": ["console"], "level": "INFO", "propagate": True}},
+}
