@@ -3,6 +3,10 @@
 It keeps a ring for each topic that has subscribers, so that a reconnect storm is served from
 memory, and hands each event to the subscriptions. Its lock makes registration and snapshot one
 step; it is held by plain code only, never across an ``await``.
+
+The invariant: everything in the log up to ``position`` has been handed out to the subscriptions
+of this hub, in order, and no ring holds anything beyond it. So whatever a reader takes from the
+rings comes before whatever is handed out to it later, over all its topics.
 """
 
 from __future__ import annotations
@@ -13,13 +17,13 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from .backends.base import BusBackend, Interruption, Listener, Snapshot, TopicHistory
 from .conf import BusConfig
 from .cursor import EARLIEST, Cursor
 from .events import Record
-from .exceptions import InvalidCursor
+from .exceptions import BackendUnavailable, InvalidCursor
 from .message import Message
 from .ring import Ring
 from .subscription import Signal, Subscription
@@ -29,6 +33,8 @@ logger = logging.getLogger("flosse_bus")
 
 #: Seconds for which a topic is followed after its last stream, so that a reconnect finds it warm.
 LINGER = 30.0
+#: Seconds for which a stream that opens waits for the listener to catch up with the log.
+PATIENCE = 5.0
 #: Seconds between attempts to listen again: doubled each time, jittered, up to the last.
 BACKOFF = (0.1, 5.0)
 
@@ -83,6 +89,9 @@ class Hub:
         self._patterns: list[Interest] = []
         # Records that arrive while a snapshot is fetched: they may be newer than it is.
         self._early: list[Record] | None = None
+        self._repairing = False
+        self._repairs = 0
+        self._waiting: list[asyncio.Future[None]] = []
         self._stopped = False
         self.loop = asyncio.get_running_loop()
         self.lock = threading.Lock()
@@ -122,8 +131,6 @@ class Hub:
             tail = await self._tail_for(after)
             # No await from here on: nothing can come between snapshot and registration.
             with self.lock:
-                if tail.epoch != self.epoch:
-                    self._begin_epoch(tail)
                 self._register(subscription)
                 self._place(subscription, after, tail)
         return subscription
@@ -176,24 +183,32 @@ class Hub:
     async def _follow(self, names: Iterable[str]) -> None:
         """Listen to these topics and patterns, with what is kept of them in the rings."""
         if self._listener is None:
-            tail = await self._backend.atail()
-            self._listener = self._backend.listen()
+            # Listen first: whatever is not in the tail then is heard.
+            listener = self._backend.listen()
+            try:
+                tail = await self._backend.atail()
+            except BaseException:
+                await listener.aclose()
+                raise
+            self._listener = listener
             self.epoch, self.position = tail.epoch, tail.position
             self._tasks = [
                 self.loop.create_task(self._run(), name="flosse_bus.listen"),
                 self.loop.create_task(self._keep(), name="flosse_bus.keep"),
             ]
-        cold = [name for name in names if name not in self._interests]
-        if not cold:
-            return
-        self._early = []
-        try:
-            await self._listener.watch(cold)
-            snapshot = await self._backend.aread(cold)
-            with self.lock:
-                self._install(cold, snapshot, self._early)
-        finally:
-            self._early = None
+        while cold := [name for name in names if name not in self._interests]:
+            await self._until(lambda: not self._repairing)
+            repairs = self._repairs
+            self._early = []
+            try:
+                await self._listener.watch(cold)
+                snapshot = await self._backend.aread(cold)
+                await self._until(lambda: self._repairs != repairs or self._is_at(snapshot.tail))
+                if self._repairs == repairs and not self._repairing:
+                    with self.lock:
+                        self._install(cold, snapshot, self._early)
+            finally:
+                self._early = None
 
     async def _tail_for(self, after: str | None) -> Cursor:
         """Return a tail of the log that is new enough to judge and place ``after``."""
@@ -202,7 +217,38 @@ class Hub:
             cursor = _parse(after)
             if cursor is None or (cursor.epoch == here.epoch and cursor.position <= here.position):
                 return here
-        return await self._backend.atail()
+        while True:
+            repairs = self._repairs
+            tail = await self._backend.atail()
+            if tail.epoch == self.epoch:
+                return tail
+            await self._until(lambda: self._repairs != repairs)
+
+    def _is_at(self, cursor: Cursor) -> bool:
+        return self.epoch == cursor.epoch and self.position >= cursor.position
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        """Wait for the listener to get so far.
+
+        Raises:
+            BackendUnavailable: it does not within ``PATIENCE`` seconds.
+        """
+        end = self.loop.time() + PATIENCE
+        while not condition():
+            progress = self.loop.create_future()
+            self._waiting.append(progress)
+            try:
+                await asyncio.wait_for(progress, end - self.loop.time())
+            except asyncio.TimeoutError:
+                raise BackendUnavailable(
+                    f"bus {self._config.alias!r}: the listener is not getting on."
+                ) from None
+
+    def _progress(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for progress in waiting:
+            if not progress.done():
+                progress.set_result(None)
 
     # Placing a subscription, under the lock
 
@@ -230,7 +276,7 @@ class Hub:
             subscription.greet(str(tail))
         elif after == EARLIEST:
             sources = (*subscription.channels, *subscription.interests)
-            subscription.open_at(0, skip={source: source.evicted for source in sources})
+            subscription.open_at(0, skip={s: s.evicted for s in sources if s.evicted})
             kept = any(len(channel.ring) for channel in subscription.channels)
             # A client that is cut off before the first event must ask for all of it again.
             subscription.greet(EARLIEST if kept else str(Cursor(self.epoch, self.position)))
@@ -251,8 +297,6 @@ class Hub:
     # Rings, under the lock
 
     def _install(self, names: Sequence[str], snapshot: Snapshot, early: list[Record]) -> None:
-        if snapshot.tail.epoch != self.epoch:
-            self._begin_epoch(snapshot.tail)
         for topic, history in snapshot.topics.items():
             channel = self._channels.get(topic)
             if channel is None:
@@ -305,21 +349,23 @@ class Hub:
             for subscription in channel.subscriptions:
                 subscription.push(message)
 
-    def _begin_epoch(self, tail: Cursor, history: Snapshot | None = None) -> None:
-        """All history is lost: forget what is here and say so to every stream."""
-        self.epoch, self.position = tail.epoch, tail.position
-        kept = {} if history is None else history.topics
-        forgotten = tail.position if history is None else history.forgotten
+    def _begin_epoch(self, snapshot: Snapshot) -> None:
+        """All history is lost: take over the new log's and say so to every stream."""
+        self.epoch, self.position = snapshot.tail.epoch, snapshot.tail.position
         for channel in self._channels.values():
-            if channel.name in kept:
-                channel.ring = self._ring_of(kept[channel.name])
+            history = snapshot.topics.get(channel.name)
+            if history is not None:
+                channel.ring = self._ring_of(history)
             else:
                 channel.ring = self._new_ring()
-                channel.ring.lose(forgotten)
+                channel.ring.lose(snapshot.forgotten)
         for interest in self._patterns:
-            interest.evicted = forgotten
+            interest.evicted = snapshot.forgotten
+        for topic, history in snapshot.topics.items():
+            if topic not in self._channels:
+                self._add_channel(topic).ring = self._ring_of(history)
         for subscription in self._subscriptions:
-            subscription.reset(subscription.names, "unknown", tail.position)
+            subscription.reset(subscription.names, "unknown", self.position)
 
     def count_reset(self, names: tuple[str, ...], reason: str) -> None:
         self.counters["resets"] += 1
@@ -328,7 +374,6 @@ class Hub:
     # Listening
 
     async def _run(self) -> None:
-        pause, longest = BACKOFF
         while self._listener is not None:
             try:
                 async for batch in self._listener:
@@ -336,13 +381,10 @@ class Hub:
                         await self._repair()
                     if not isinstance(batch, Interruption):
                         self.dispatch(batch)
-                    pause = BACKOFF[0]
-                return
+                return  # aclose() ended it
             except Exception:
                 # Streams stay open: what they miss now is read from the log afterwards.
                 logger.exception("listening on bus %r failed, trying again", self._config.alias)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, longest)
             await self._listen_again()
 
     def dispatch(self, records: list[Record]) -> None:
@@ -353,27 +395,43 @@ class Hub:
                 self.position = max(self.position, records[-1].position)
             if self._early is not None:
                 self._early += records
+        self._progress()
 
     async def _listen_again(self) -> None:
-        try:
-            async with self._opening:
-                if self._listener is not None:
-                    await self._listener.aclose()
-                self._listener = self._backend.listen()
-                await self._listener.watch(list(self._interests))
-            await self._repair()
-        except Exception:
-            logger.exception("bus %r is still not there", self._config.alias)
+        """Replace the listener, as often as it takes, and make good what was missed."""
+        pause, longest = BACKOFF
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, longest)
+            try:
+                async with self._opening:
+                    if self._listener is not None:
+                        await self._listener.aclose()
+                    self._listener = self._backend.listen()
+                    await self._listener.watch(list(self._interests))
+                await self._repair()
+                return
+            except Exception as error:
+                logger.warning("bus %r is still not there: %s", self._config.alias, error)
 
     async def _repair(self) -> None:
-        """Bring rings and streams up to date from the log."""
-        async with self._opening:
+        """Bring rings and streams up to date from the log.
+
+        Topics that are being added meanwhile are not in its snapshot: they begin again after it.
+        """
+        self._repairing = True
+        self._repairs += 1
+        try:
             snapshot = await self._backend.aread(list(self._interests))
             with self.lock:
                 if snapshot.tail.epoch != self.epoch:
-                    self._begin_epoch(snapshot.tail, snapshot)
+                    self._begin_epoch(snapshot)
                 else:
                     self._merge(snapshot)
+        finally:
+            self._repairing = False
+            self._repairs += 1
+            self._progress()
 
     def _merge(self, snapshot: Snapshot) -> None:
         # Whatever is not after self.position has been handed out here, kept or not.

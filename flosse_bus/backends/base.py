@@ -43,11 +43,15 @@ class Snapshot:
 
 
 class Interruption:
-    """A listener's word that events may be missing here: read the log to go on."""
+    """A listener's word that events may be missing here, or that the epoch has changed."""
 
 
 class Listener(ABC):
-    """The events of the topics watched, as they are appended, in batches and in order."""
+    """The events of the topics watched, as they are appended, in batches and in order.
+
+    Whatever the tail of the log is after :meth:`watch`, the batches must get there within a
+    moment: the hub waits for it before it hands out what it has read.
+    """
 
     @abstractmethod
     async def watch(self, names: Iterable[str]) -> None:

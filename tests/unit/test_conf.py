@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from flosse_bus import buses
+from flosse_bus.conf import configured_aliases, load
+from flosse_bus.exceptions import InvalidBusBackend
+
+
+def set_bus(settings, **entries):
+    settings.FLOSSE_BUS = {"default": entries}
+
+
+@pytest.mark.parametrize("value", [None, {}])
+def test_without_the_setting_there_is_a_memory_bus(settings, value):
+    settings.FLOSSE_BUS = value
+    config = load("default")
+    assert configured_aliases() == ["default"]
+    assert config.backend.endswith("MemoryBackend")
+    assert (config.history_size, config.heartbeat, config.public_topics) == (1000, 15.0, ())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("HISTORY_SIZE", 0, "an integer of at least 1"),
+        ("HISTORY_SIZE", "10", "an integer of at least 1"),
+        ("HISTORY_SIZE", True, "an integer of at least 1"),
+        ("HISTORY_TTL", 0, "seconds above 0 or None"),
+        ("HISTORY_TTL", float("nan"), "seconds above 0 or None"),
+        ("MAX_EVENT_SIZE", 1.5, "an integer"),
+        ("HEARTBEAT", None, "seconds above 0"),
+        ("HEARTBEAT", float("inf"), "seconds above 0"),
+        ("RETRY", 0, "an integer of at least 1"),
+        ("SEND_TIMEOUT", -1, "seconds above 0"),
+        ("MAX_PENDING", 0, "an integer"),
+        ("PUBLIC_TOPICS", "news", "a list of topics"),
+        ("PUBLIC_TOPICS", ["a b"], "'a b' is not a topic or pattern"),
+        ("MAX_TOPICS", None, "an integer"),
+        ("MAX_STREAMS", 0, "an integer of at least 1 or None"),
+        ("MAX_STREAMS_PER_CLIENT", "5", "an integer of at least 1 or None"),
+        ("ALLOWED_ORIGINS", "https://a.example", "a list of origins"),
+        ("ALLOWED_ORIGINS", ["*"], "'\\*' is no origin"),
+        ("ALLOWED_ORIGINS", ["https://a.example/"], "is no origin"),
+        ("ALLOWED_ORIGINS", ["https://A.example"], "is no origin"),
+        ("ALLOWED_ORIGINS", ["https://*.example"], "is no origin"),
+        ("ALLOWED_ORIGINS", ["https://a.example:port"], "is no origin"),
+        ("ALLOWED_ORIGINS", [None], "is no origin"),
+        ("OPTIONS", [], "a dict"),
+        ("KEY_PREFIX", "", "1 to 64 characters"),
+        ("LOCATION", 5, "a str"),
+        ("BACKEND", None, "a str"),
+    ],
+)
+def test_a_bad_value_names_its_setting_and_what_belongs_there(settings, key, value, expected):
+    set_bus(settings, **{key: value})
+    message = re.escape(f"FLOSSE_BUS['default']['{key}']: ") + f".*{expected}"
+    with pytest.raises(InvalidBusBackend, match=message):
+        load("default")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("ALLOWED_ORIGINS", ["https://a.example", "http://localhost:3000"]),
+        ("HISTORY_TTL", None),
+        ("MAX_STREAMS", 5),
+        ("PUBLIC_TOPICS", ("news", "status.*", "**")),
+        ("HEARTBEAT", 0.5),
+    ],
+)
+def test_good_values(settings, key, value):
+    set_bus(settings, **{key: value})
+    load("default")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"default": {"HISTORY": 5}}, "FLOSSE_BUS['default']['HISTORY']: no such setting. Known: BACKEND"),
+        ({"default": []}, "FLOSSE_BUS['default']: expected a dict"),
+        (["default"], "FLOSSE_BUS: expected a dict"),
+        ({"other": {}}, "no bus 'default'. Configured: 'other'"),
+        ({"default": {"BACKEND": "no.such.Backend"}}, "FLOSSE_BUS['default']['BACKEND']: No module named 'no'"),
+        ({"default": {"BACKEND": "collections.OrderedDict"}}, "is not a subclass of"),
+        ({"default": {"OPTIONS": {"size": 5}}}, "['OPTIONS']: 'size' is no option of MemoryBackend. It takes none."),
+    ],
+)  # fmt: skip
+def test_a_bus_that_cannot_work(settings, setting, message):
+    settings.FLOSSE_BUS = setting
+    with pytest.raises(InvalidBusBackend, match=re.escape(message)):
+        buses["default"]
+
+
+def test_buses_by_alias(settings):
+    settings.FLOSSE_BUS = {"default": {}, "audit": {"HISTORY_SIZE": 5}}
+    assert list(buses) == ["default", "audit"]
+    assert "audit" in buses
+    assert "other" not in buses
+    assert buses["audit"] is buses["audit"]
+    assert [bus.config.history_size for bus in buses.all()] == [1000, 5]
+    assert len(buses.opened()) == 2

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import datetime
+import decimal
+import uuid
+
+import pytest
+
+from flosse_bus.events import Record, draft
+from flosse_bus.exceptions import EventTooLarge, InvalidEvent
+
+
+def encode(data, event=None, max_size=1000):
+    return draft("t", data, event, max_size=max_size)
+
+
+@pytest.mark.parametrize(
+    ("data", "body", "text"),
+    [
+        ("plain", b"plain", True),
+        ("", b"", True),
+        ('{"a": 1}', b'{"a": 1}', True),
+        ("ü\r\n", "ü\r\n".encode(), True),
+        ({"a": 1}, b'{"a":1}', False),
+        (["ü"], '["ü"]'.encode(), False),
+        (None, b"null", False),
+        (0, b"0", False),
+        (decimal.Decimal("1.50"), b'"1.50"', False),
+        (datetime.date(2026, 1, 2), b'"2026-01-02"', False),
+        (uuid.UUID(int=5), b'"00000000-0000-0000-0000-000000000005"', False),
+        (["\ud800"], b'["\\ud800"]', False),
+    ],
+)
+def test_encoding(data, body, text):
+    item = encode(data)
+    assert (item.body, item.text) == (body, text)
+
+
+@pytest.mark.parametrize(
+    "data", [object(), {1: object()}, {"a": float("nan")}, [float("inf")], {("a",): 1}, b"bytes", {1, 2}]
+)
+def test_data_that_json_cannot_carry(data):
+    with pytest.raises(InvalidEvent, match="data for topic 't'.*DjangoJSONEncoder"):
+        encode(data)
+
+
+def test_data_that_holds_itself():
+    data = []
+    data.append(data)
+    with pytest.raises(InvalidEvent, match="data for topic 't'"):
+        encode(data)
+
+
+def test_text_with_a_lone_surrogate():
+    with pytest.raises(InvalidEvent, match="lone surrogate at index 2"):
+        encode("ab\ud800")
+
+
+@pytest.mark.parametrize(
+    "event",
+    ["", "a\nb", "a\rb", "a\0b", "stream-reset", "stream-error", "x" * 256, 5, "\udfff"],
+)
+def test_bad_event_names(event):
+    with pytest.raises(InvalidEvent, match="^event: "):
+        encode(1, event)
+
+
+@pytest.mark.parametrize("event", ["a", "shop.order.created", "wörd", "x" * 255, " a"])
+def test_good_event_names(event):
+    assert encode(1, event).event == event
+
+
+@pytest.mark.parametrize(("data", "size"), [("x" * 10, 10), ("ü" * 5, 10), ([1, 2, 3, 40], 10)])
+def test_size_is_counted_in_encoded_bytes(data, size):
+    assert len(encode(data, max_size=size).body) == size
+    with pytest.raises(EventTooLarge, match=f"is {size} bytes encoded; MAX_EVENT_SIZE is {size - 1}"):
+        encode(data, max_size=size - 1)
+
+
+def test_a_record_is_read_back_as_an_event():
+    record = Record(
+        topic="t", event="e", body=b'{"a":[1]}', text=False,
+        epoch="abc", position=7, previous=0, published_at=86400.5,
+    )  # fmt: skip
+    event = record.to_event()
+    assert (event.topic, event.event, event.data, event.id) == ("t", "e", {"a": [1]}, "abc-7")
+    assert event.published_at == datetime.datetime(
+        1970, 1, 2, 0, 0, 0, 500_000, tzinfo=datetime.timezone.utc
+    )

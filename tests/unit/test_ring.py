@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flosse_bus.ring import Ring
+
+
+@dataclass(frozen=True)
+class Item:
+    position: int
+    published_at: float = 0.0
+
+
+def positions(ring, after=0, limit=None):
+    return [item.position for item in ring.after(after, limit)]
+
+
+def test_it_keeps_the_last_ones():
+    ring = Ring(size=3, ttl=None)
+    for position in (1, 4, 5, 9, 12):
+        ring.append(Item(position))
+    assert positions(ring) == [5, 9, 12]
+    assert (ring.evicted, ring.head, len(ring)) == (4, 12, 3)
+
+
+@pytest.mark.parametrize(
+    ("after", "limit", "expected"),
+    [(0, None, [5, 9, 12]), (5, None, [9, 12]), (6, None, [9, 12]), (12, None, []), (99, None, []),
+     (0, 2, [5, 9]), (5, 1, [9])],
+)  # fmt: skip
+def test_reading_after_a_position(after, limit, expected):
+    ring = Ring(size=3, ttl=None)
+    for position in (1, 4, 5, 9, 12):
+        ring.append(Item(position))
+    assert positions(ring, after, limit) == expected
+    assert [item.position for item in ring.iterate(after)][:limit] == expected
+
+
+def test_old_items_expire():
+    ring = Ring(size=10, ttl=5)
+    for position, at in ((1, 0.0), (2, 3.0), (3, 9.0)):
+        ring.append(Item(position, at))
+    ring.expire(8.0)
+    assert (positions(ring), ring.evicted) == ([2, 3], 1)
+    ring.expire(100.0)
+    assert (positions(ring), ring.evicted, ring.head) == ([], 3, 3)
+
+
+def test_without_ttl_nothing_expires():
+    ring = Ring(size=10, ttl=None)
+    ring.append(Item(1))
+    ring.expire(1e12)
+    assert positions(ring) == [1]
+
+
+def test_a_loss_takes_what_is_older():
+    ring = Ring(size=10, ttl=None)
+    for position in (1, 2, 3):
+        ring.append(Item(position))
+    ring.lose(2)
+    assert (positions(ring), ring.evicted, ring.head) == ([3], 2, 3)
+    ring.lose(8)
+    assert (positions(ring), ring.evicted, ring.head) == ([], 8, 8)
+    ring.lose(5)
+    assert (ring.evicted, ring.head) == (8, 8)
+
+
+@pytest.mark.parametrize("position", [3, 2, 0, -1])
+def test_positions_must_rise(position):
+    ring = Ring(size=10, ttl=None)
+    ring.append(Item(3))
+    with pytest.raises(ValueError, match="not after 3"):
+        ring.append(Item(position))
+
+
+@given(
+    st.integers(1, 20),
+    st.lists(st.one_of(st.integers(1, 5), st.tuples(st.just("lose"), st.integers(0, 200)))),
+)
+def test_it_always_holds_everything_after_evicted(size, steps):
+    ring = Ring(size=size, ttl=None)
+    model = []  # every position ever appended
+    position = 0
+    for step in steps:
+        if isinstance(step, int):
+            position = max(position, ring.head) + step
+            ring.append(Item(position))
+            model.append(position)
+        else:
+            ring.lose(step[1])
+        assert positions(ring) == [p for p in model if p > ring.evicted]
+        assert len(ring) <= size
+        assert ring.head >= ring.evicted
