@@ -61,7 +61,7 @@ class Bus:
         item = self._draft(topic, data, event)
         if self._defer(item, using):
             return None
-        return self.backend.publish(item).to_event(data)
+        return self.backend.publish(item).to_event()
 
     async def apublish(
         self, topic: str, data: Any, *, event: str | None = None, using: str | None = "default"
@@ -70,7 +70,7 @@ class Bus:
         item = self._draft(topic, data, event)
         if self._defer(item, using):
             return None
-        return (await self.backend.apublish(item)).to_event(data)
+        return (await self.backend.apublish(item)).to_event()
 
     def cursor(self, *topics: str) -> str:
         """Return where a page that is rendered now must resume.
@@ -169,7 +169,7 @@ class Subscribe:
             )
         thread = self._bus.hubs.threaded()
         reader = ThreadReader(thread, self._names, after=self._after, heartbeat=None)
-        self._events = Events(reader)
+        self._events = Events(reader, self._after)
         return self._events
 
     def __exit__(self, *exc: object) -> None:
@@ -178,7 +178,7 @@ class Subscribe:
 
     async def __aenter__(self) -> AsyncEvents:
         reader = await AsyncReader.open(self._bus.hubs.here(), self._names, after=self._after)
-        self._events = AsyncEvents(reader)
+        self._events = AsyncEvents(reader, self._after)
         return self._events
 
     async def __aexit__(
@@ -194,10 +194,11 @@ class Subscribe:
 class Events(Iterator[Event]):
     """The events of a subscription, for sync code."""
 
-    def __init__(self, reader: ThreadReader) -> None:
+    def __init__(self, reader: ThreadReader, after: str | None) -> None:
         self._reader = reader
         self._ready: Iterator[Event] = iter(())
-        self.cursor = str(reader.subscription.cursor)
+        #: Where to resume: after the last event returned.
+        self.cursor = after or str(reader.subscription.cursor)
 
     def __next__(self) -> Event:
         while True:
@@ -217,10 +218,11 @@ class Events(Iterator[Event]):
 class AsyncEvents(AsyncIterator[Event]):
     """The events of a subscription, for async code."""
 
-    def __init__(self, reader: AsyncReader) -> None:
+    def __init__(self, reader: AsyncReader, after: str | None) -> None:
         self._reader = reader
         self._ready: Iterator[Event] = iter(())
-        self.cursor = str(reader.subscription.cursor)
+        #: Where to resume: after the last event returned.
+        self.cursor = after or str(reader.subscription.cursor)
 
     async def __anext__(self) -> Event:
         while True:

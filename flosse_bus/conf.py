@@ -152,8 +152,10 @@ def _origins(value: Any) -> frozenset[str]:
 def _is_origin(text: str) -> bool:
     try:
         url = urlsplit(text)
-        _ = url.port
+        default_port = url.port == {"http": 80, "https": 443}.get(url.scheme)
     except ValueError:
+        return False
+    if default_port:  # browsers leave it out
         return False
     plain = f"{url.scheme}://{url.netloc}" == text and "*" not in text and "@" not in text
     return plain and url.scheme in ("http", "https") and bool(url.hostname) and text == text.lower()

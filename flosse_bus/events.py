@@ -21,7 +21,6 @@ ERROR = "stream-error"
 _encode_json = DjangoJSONEncoder(
     ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=True
 ).encode
-_DECODED: Any = object()
 _encode_ascii = DjangoJSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
@@ -76,14 +75,12 @@ class Record:
     def cursor(self) -> Cursor:
         return Cursor(self.epoch, self.position)
 
-    def to_event(self, data: Any = _DECODED) -> Event:
-        """Return it as users see it; ``data`` spares decoding where the caller still has it."""
-        if data is _DECODED:
-            text = self.body.decode()
-            data = text if self.text else json.loads(text)
+    def to_event(self) -> Event:
+        """Return it as users see it."""
+        text = self.body.decode()
         return Event(
             topic=self.topic,
-            data=data,
+            data=text if self.text else json.loads(text),
             event=self.event,
             id=str(self.cursor),
             published_at=datetime.fromtimestamp(self.published_at, timezone.utc),

@@ -12,6 +12,7 @@ rings comes before whatever is handed out to it later, over all its topics.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import threading
@@ -126,6 +127,9 @@ class Hub:
             max_bytes=max(4 * self._config.max_event_size, 1 << 20),
             heartbeat=heartbeat,
         )
+        if self._stopped:
+            subscription.end("shutdown")
+            return subscription
         async with self._opening:
             await self._follow(subscription.names)
             tail = await self._tail_for(after)
@@ -136,23 +140,44 @@ class Hub:
         return subscription
 
     def close(self, subscription: Subscription, reason: str = "closed") -> None:
-        """Take a subscription out, from any thread. Again is harmless."""
+        """Take out a subscription that nobody reads any more. Again is harmless.
+
+        It never waits for the lock: a reader may be closed by the garbage collector, in the midst
+        of anything that this very thread does under it.
+        """
+        subscription.closed = subscription.closed or reason
+        if self.lock.acquire(blocking=False):
+            try:
+                self._take_out(subscription)
+            finally:
+                self.lock.release()
+        else:
+            self._call_soon(self._close, subscription)
+
+    def _close(self, subscription: Subscription) -> None:
         with self.lock:
-            subscription.end(reason)
-            if subscription not in self._subscriptions:
-                return
-            del self._subscriptions[subscription]
-            now = time.monotonic()
-            for interest in subscription.interests:
-                del interest.subscriptions[subscription]
-                interest.idle_since = now
-            for channel in subscription.channels:
-                del channel.subscriptions[subscription]
-            subscription.channels.clear()
+            self._take_out(subscription)
+
+    def _take_out(self, subscription: Subscription) -> None:
+        if subscription not in self._subscriptions:
+            return
+        del self._subscriptions[subscription]
+        now = time.monotonic()
+        for interest in subscription.interests:
+            del interest.subscriptions[subscription]
+            interest.idle_since = now
+        for channel in subscription.channels:
+            del channel.subscriptions[subscription]
+        subscription.channels.clear()
 
     def end(self, subscription: Subscription, reason: str) -> None:
         """Tell one stream to end, from any thread."""
-        self.loop.call_soon_threadsafe(self._end, subscription, reason)
+        self._call_soon(self._end, subscription, reason)
+
+    def _call_soon(self, function: Callable[..., None], *args: object) -> None:
+        # A loop that is closed has taken its streams with it.
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(function, *args)
 
     def _end(self, subscription: Subscription, reason: str) -> None:
         with self.lock:
@@ -301,20 +326,28 @@ class Hub:
             channel = self._channels.get(topic)
             if channel is None:
                 self._add_channel(topic).ring = self._ring_of(history)
+            elif history.evicted < channel.evicted:  # a pattern's ring may know less
+                ring = self._ring_of(history)
+                for message in channel.ring.after(ring.head):
+                    ring.append(message)
+                channel.ring = ring
         for name in names:
             interest = self._interests[name] = Interest(name)
             if interest.pattern:
                 interest.evicted = snapshot.forgotten
                 self._patterns.append(interest)
             elif name not in self._channels:
-                self._add_channel(name).ring.lose(snapshot.forgotten)
+                self._add_channel(name, lost=snapshot.forgotten)
         self._hand_out(early)
 
-    def _add_channel(self, topic: str) -> Channel:
+    def _add_channel(self, topic: str, lost: int | None = None) -> Channel:
+        """Begin to keep a topic, of which nothing after ``lost`` has been published before."""
         channel = self._channels[topic] = Channel(topic, self._new_ring())
         covering = [interest for interest in self._patterns if interest.covers(topic)]
-        if covering:
-            channel.ring.lose(min(interest.evicted for interest in covering))
+        bounds = [interest.evicted for interest in covering]
+        if lost is not None:
+            bounds.append(lost)
+        channel.ring.lose(min(bounds, default=0))
         for interest in covering:
             for subscription in interest.subscriptions:
                 _join(channel, subscription)
@@ -338,12 +371,15 @@ class Hub:
             if channel is None:
                 if not any(interest.covers(record.topic) for interest in self._patterns):
                     continue
-                channel = self._add_channel(record.topic)
+                channel = self._add_channel(record.topic, lost=record.previous or None)
             ring = channel.ring
             if record.position <= ring.head:
                 continue
             if record.previous > ring.head:
-                _lose(channel, record.previous)
+                # The listener has missed one. Its readers may be past it, by other topics.
+                ring.lose(record.previous)
+                for subscription in channel.subscriptions:
+                    subscription.give_up([channel], "overflow")
             message = Message(record)
             ring.append(message)
             for subscription in channel.subscriptions:
@@ -365,11 +401,13 @@ class Hub:
             if topic not in self._channels:
                 self._add_channel(topic).ring = self._ring_of(history)
         for subscription in self._subscriptions:
-            subscription.reset(subscription.names, "unknown", self.position)
-
-    def count_reset(self, names: tuple[str, ...], reason: str) -> None:
-        self.counters["resets"] += 1
-        logger.warning("stream reset (%s) on %s", reason, ", ".join(names))
+            subscription.reset(subscription.names, "unknown", self.position, log=False)
+        if self._subscriptions:
+            logger.warning(
+                "bus %r has lost its history: %d streams reset",
+                self._config.alias,
+                len(self._subscriptions),
+            )
 
     # Listening
 
@@ -380,12 +418,20 @@ class Hub:
                     if isinstance(batch, Interruption) or batch[0].epoch != self.epoch:
                         await self._repair()
                     if not isinstance(batch, Interruption):
-                        self.dispatch(batch)
+                        await self._dispatch_all(batch)
                 return  # aclose() ended it
             except Exception:
                 # Streams stay open: what they miss now is read from the log afterwards.
                 logger.exception("listening on bus %r failed, trying again", self._config.alias)
             await self._listen_again()
+
+    async def _dispatch_all(self, batch: list[Record]) -> None:
+        # A burst is handed out in parts, so that whoever reads fast enough can keep up with it.
+        part = max(1, min(self._config.max_pending, self._config.history_size) // 4)
+        for start in range(0, len(batch), part):
+            if start:
+                await asyncio.sleep(0)
+            self.dispatch(batch[start : start + part])
 
     def dispatch(self, records: list[Record]) -> None:
         """Hand a batch, in order of position, to rings and subscriptions."""
@@ -435,6 +481,9 @@ class Hub:
 
     def _merge(self, snapshot: Snapshot) -> None:
         # Whatever is not after self.position has been handed out here, kept or not.
+        for topic in snapshot.topics:
+            if topic not in self._channels:
+                self._add_channel(topic)
         for name, channel in self._channels.items():
             history = snapshot.topics.get(name)
             evicted = snapshot.forgotten if history is None else history.evicted
@@ -463,7 +512,10 @@ class Hub:
                     subscription.beat(now)
             if now - swept >= LINGER:
                 swept = now
-                await self.sweep()
+                try:
+                    await self.sweep()
+                except Exception:
+                    logger.exception("bus %r: could not drop idle topics", self._config.alias)
 
     async def sweep(self, linger: float = LINGER) -> None:
         """Stop following what has had no stream for ``linger`` seconds, and forget dead topics."""
@@ -495,7 +547,7 @@ class Hub:
                 continue
             del self._channels[channel.name]
             for subscription in channel.subscriptions:
-                del subscription.channels[channel]
+                subscription.drop_channel(channel, covering)
             for interest in covering:
                 interest.evicted = max(interest.evicted, channel.ring.evicted)
 

@@ -111,12 +111,13 @@ class Hubs:
         for hub in hubs.values():
             if hub.loop.is_running():
                 asyncio.run_coroutine_threadsafe(hub.aclose(), hub.loop)
+        self._ending = None
 
     @property
     def counters(self) -> Counter[str]:
         total: Counter[str] = Counter()
         for hub in self.all():
-            total.update(hub.counters)
+            total.update(hub.counters.copy())
         return total
 
     @property

@@ -44,7 +44,9 @@ class OpenStreams:
 
     def __init__(self, config: BusConfig) -> None:
         self._config = config
-        self._lock = threading.Lock()
+        # Reentrant: a response that the garbage collector finds gives its place up in the midst of
+        # whatever this thread does.
+        self._lock = threading.RLock()
         self._places: set[Place] = set()
         self._clients: Counter[Hashable] = Counter()
 
@@ -81,4 +83,4 @@ class OpenStreams:
 
     def of_session(self, session_key: str) -> list[Place]:
         with self._lock:
-            return [place for place in self._places if place.session_key == session_key]
+            return [place for place in list(self._places) if place.session_key == session_key]

@@ -42,7 +42,9 @@ class AsyncReader:
         self._hub.end(self.subscription, reason)
 
     def close(self, reason: str = "closed") -> None:
+        """Leave. Only in the hub's loop."""
         self._hub.close(self.subscription, reason)
+        self._signal.set()
 
 
 class ThreadReader:
@@ -71,7 +73,9 @@ class ThreadReader:
         self._hub.end(self.subscription, reason)
 
     def close(self, reason: str = "closed") -> None:
+        """Leave. Any thread."""
         self._hub.close(self.subscription, reason)
+        self._signal.set()
 
 
 def _next(subscription: Subscription) -> list[Item] | None:

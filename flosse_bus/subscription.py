@@ -9,9 +9,10 @@ overflow and repair after an outage are this one mechanism, so they cannot disag
 from __future__ import annotations
 
 import heapq
+import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, Union
 
@@ -20,6 +21,8 @@ from .message import Mark, Message, Reset
 
 if TYPE_CHECKING:
     from .hub import Channel, Hub, Interest
+
+logger = logging.getLogger("flosse_bus")
 
 #: Bytes that one take returns at most, unless a single message is larger.
 MAX_TAKE = 65_536
@@ -107,7 +110,7 @@ class Subscription:
                     self.position = item.record.position
                     self.delivered += 1
                 elif type(item) is Mark and item.position is not None:
-                    self.position = item.position
+                    self.position = max(self.position, item.position)
                     self._skip.clear()
             self._pending_bytes -= size
             if taken:
@@ -157,38 +160,52 @@ class Subscription:
         self._live = False
         self._signal.set()
 
-    def reset(self, names: tuple[str, ...], reason: str, position: int) -> None:
+    def reset(
+        self, names: tuple[str, ...], reason: str, position: int, *, log: bool = True
+    ) -> None:
         """Give up everything up to ``position`` and say so."""
         self._pending.clear()
         self._pending_bytes = 0
         self._skip.clear()
         self._live = False
         self.position = position
-        self._say(names, reason)
+        self._say(names, reason, log=log)
 
     def report_lost(self, reason: str) -> None:
         """Say so if the rings have lost anything after ``position``."""
-        lost = {
+        lost: set[Channel | Interest] = {
             source
             for source in (*self.channels, *self.interests)
             if source.evicted > max(self.position, self._skip.get(source, 0))
         }
-        if not lost:
-            return
+        if lost:
+            self.give_up(lost, reason)
+
+    def give_up(self, lost: Collection[Channel | Interest], reason: str) -> None:
+        """Pass over what these sources hold up to now, and say so."""
         hit = [
             interest
             for interest in self.interests
             if interest in lost or any(interest.covers(source.name) for source in lost)
         ]
         names = tuple(interest.name for interest in hit)
+        now = max(self._hub.position, *(source.evicted for source in lost))
         if len(hit) == len(self.interests):
-            self.reset(names, reason, max(self.position, self._hub.position))
+            self.reset(names, reason, max(self.position, now))
             return
         # The other topics are whole and are replayed from where the reader stands, so this reset
         # must not move its cursor; of the lost ones it gets what comes from now on.
         for source in lost:
-            self._skip[source] = self._hub.position
+            self._skip[source] = now
+        self._live = False
         self._say(names, reason)
+
+    def drop_channel(self, channel: Channel, covering: Iterable[Interest]) -> None:
+        """The channel is dead; its losses are counted in the interests that cover it."""
+        del self.channels[channel]
+        skip = self._skip.pop(channel, 0)
+        for interest in covering:
+            self._skip[interest] = max(self._skip.get(interest, 0), skip)
 
     def beat(self, now: float) -> None:
         if self._heartbeat is not None and now - self._last_taken >= self._heartbeat:
@@ -208,9 +225,11 @@ class Subscription:
         self._live = False
         self._hub.counters["overflows"] += 1
 
-    def _say(self, names: tuple[str, ...], reason: str) -> None:
+    def _say(self, names: tuple[str, ...], reason: str, *, log: bool = True) -> None:
         self.resets += 1
-        self._hub.count_reset(names, reason)
+        self._hub.counters["resets"] += 1
+        if log:
+            logger.warning("stream reset (%s) on %s", reason, ", ".join(names))
         cursor = Cursor(self._hub.epoch, self.position)
         self._pending.append(Reset(topics=names, reason=reason, cursor=cursor, at=time.time()))
         self._signal.set()

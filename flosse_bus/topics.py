@@ -8,7 +8,7 @@ subscription ``*`` stands for one segment and a trailing ``**`` for one or more.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -92,19 +92,52 @@ def compile_template(template: str) -> re.Pattern[str]:
         raise InvalidTopic(f"{template!r}: {error}. Name each placeholder once.") from None
 
 
+def placeholders(template: str) -> tuple[str, ...]:
+    """Return the names in a topic template, each once.
+
+    Raises:
+        InvalidTopic: it is no template of a topic. Wildcards cannot be published to.
+    """
+    compile_template(template)
+    if is_pattern(template):
+        raise InvalidTopic(f"{template!r}: a pattern cannot be published to. {_RULE}.")
+    return tuple(dict.fromkeys(_PLACEHOLDER.findall(template)))
+
+
+def fill(template: str, values: Mapping[str, object]) -> str:
+    """Return the topic that a template and values make.
+
+    Raises:
+        InvalidTopic: a value is empty, holds a ``.`` (it would make segments of its own, and so
+            reach topics that others read) or what no topic can hold.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        text = str(values[match[1]])
+        if not text or "." in text or not _NAME.fullmatch(text):
+            raise InvalidTopic(
+                f"{template!r}: the value of {{{match[1]}}} is not 1-255 ASCII letters, digits and "
+                "_ - : @ /. Use a field whose values are, such as the primary key."
+            )
+        return text
+
+    return check_topic(_PLACEHOLDER.sub(value, template))
+
+
 def _compile_segment(segment: str, template: str) -> str:
     if "}{" in segment:
         raise InvalidTopic(f"{template!r}: two placeholders need text between them.")
-    parts = []
-    end = 0
-    for match in _PLACEHOLDER.finditer(segment):
-        name = match[1]
+    literals = _PLACEHOLDER.split(segment)[::2]
+    names = _PLACEHOLDER.findall(segment)
+    parts = [_escape(literals[0], template)]
+    for name, literal in zip(names, literals[1:], strict=True):
         if not name.isidentifier():
             raise InvalidTopic(f"{template!r}: {{{name}}} is not a name. Write {{order_id}}.")
-        # Never a wildcard: an authoriser must not be asked about order "*".
-        parts += [_escape(segment[end : match.start()], template), f"(?P<{name}>[^.*]+)"]
-        end = match.end()
-    return "".join([*parts, _escape(segment[end:], template)])
+        # Never a wildcard: an authoriser must not be asked about order "*". Up to the first
+        # character of the text that follows: one way to match, and no backtracking.
+        stop = "" if not literal else re.escape(literal[0])
+        parts += [f"(?P<{name}>[^.*{stop}]+)", _escape(literal, template)]
+    return "".join(parts)
 
 
 def _escape(literal: str, template: str) -> str:
@@ -138,6 +171,8 @@ class AuthoriserRegistry:
 
     def register(self, template: str, function: Callable[..., Any]) -> None:
         regex = compile_template(template)
+        if "request" in regex.groupindex:
+            raise InvalidTopic(f"{template!r}: {{request}} is taken: it is the first argument.")
         self._authorisers.append(Authoriser(template=template, regex=regex, function=function))
 
     def unregister(self, function: Callable[..., Any]) -> None:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .events import Record
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 
@@ -93,25 +96,15 @@ class Decoder:
 
     def _lines(self, text: str) -> Iterator[str]:
         if text and self._after_cr:
-            self._after_cr = False
             text = text.removeprefix("\n")
-        start = 0
-        while start < len(text):
-            ends = [i for i in (text.find("\n", start), text.find("\r", start)) if i >= 0]
-            if not ends:
-                self._line.append(text[start:])
-                return
-            end = min(ends)
-            self._line.append(text[start:end])
-            line = "".join(self._line)
+        if text:
+            self._after_cr = text.endswith("\r")
+        *lines, rest = _LINE_END.split(text)
+        for line in lines:
+            yield "".join((*self._line, line))
             self._line.clear()
-            start = end + 1
-            if text[end] == "\r":
-                if start == len(text):
-                    self._after_cr = True
-                elif text[start] == "\n":
-                    start += 1
-            yield line
+        if rest:
+            self._line.append(rest)
 
     def _field(self, line: str) -> None:
         name, _, value = line.partition(":")

@@ -41,6 +41,7 @@ class MemoryBackend(BusBackend):
     def _begin(self) -> None:
         self._lock = threading.Lock()
         self._listeners: list[MemoryListener] = []
+        self._deaf = False
         self._new_log()
 
     def _new_log(self) -> None:
@@ -76,6 +77,9 @@ class MemoryBackend(BusBackend):
             self._forget_one(now)
             for listener in self._listeners:
                 listener.put(record)
+            if self._deaf:
+                self._listeners = [one for one in self._listeners if not one.closed]
+                self._deaf = False
         return record
 
     async def apublish(self, draft: Draft) -> Record:
@@ -135,6 +139,10 @@ class MemoryBackend(BusBackend):
             if listener in self._listeners:
                 self._listeners.remove(listener)
 
+    def notice_deaf(self) -> None:
+        """A listener's loop is gone. Called under the lock."""
+        self._deaf = True
+
     def take_inbox(self, listener: MemoryListener) -> list[Record] | Interruption:
         with self._lock:
             return listener.take()
@@ -172,7 +180,7 @@ class MemoryListener(Listener):
         self._inbox: list[Record] = []
         self._interrupted = False
         self._called = False
-        self._closed = False
+        self.closed = False
         backend.attach(self)
 
     async def watch(self, names: Iterable[str]) -> None:
@@ -185,13 +193,13 @@ class MemoryListener(Listener):
         while True:
             await self._ready.wait()
             self._ready.clear()
-            if self._closed:
+            if self.closed:
                 return
             yield self._backend.take_inbox(self)
 
     async def aclose(self) -> None:
         self._backend.detach(self)
-        self._closed = True
+        self.closed = True
         self._ready.set()
 
     def put(self, record: Record) -> None:
@@ -226,4 +234,6 @@ class MemoryListener(Listener):
         try:
             self._loop.call_soon_threadsafe(self._ready.set)
         except RuntimeError:  # the loop was closed without closing us: nobody listens any more
-            self._closed = True
+            self.closed = True
+            self._inbox = []
+            self._backend.notice_deaf()
