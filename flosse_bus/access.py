@@ -8,9 +8,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
+from django.contrib.auth import get_user
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
@@ -20,6 +21,8 @@ from .permissions import BaseSSEPermission
 from .topics import authorisers, covered
 
 logger = logging.getLogger("flosse_bus")
+
+_VETO = "raised PermissionDenied"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +81,14 @@ class Access:
 
     def _check(self, request: HttpRequest) -> Refusal | None:
         for permission_class in self._permission_classes:
-            if not _ask(permission_class().has_permission, request):
+            label = f"{permission_class.__qualname__}.has_permission()"
+            answer = _ask(label, permission_class().has_permission, request)
+            if answer is not True:
                 return Refusal(
                     status=403,
                     detail="You may not read this stream.",
                     topics=self._names,
-                    hint=f"{permission_class.__qualname__}.has_permission() said no.",
+                    hint=f"{label} {answer}.",
                 )
         if self._trusted and self._permission_classes:
             return None
@@ -107,21 +112,12 @@ def _ask_authorisers(request: HttpRequest, name: str) -> str | None:
     """Return why nobody lets the request read a topic, or ``None`` if somebody does."""
     said_no = []
     for authoriser, kwargs in authorisers.matching(name):
-        try:
-            if _ask(authoriser.function, request, **kwargs):
-                return None
-            said_no.append(f"{authoriser.label} ({authoriser.template!r}) refused {name!r}.")
-        except PermissionDenied:
-            return f"{authoriser.label} ({authoriser.template!r}) raised PermissionDenied for {name!r}."
-        except Exception as error:
-            # Fail closed, and only for the one who asked.
-            logger.exception(
-                "authoriser %s failed for topic %s: access refused", authoriser.label, name
-            )
-            said_no.append(
-                f"{authoriser.label} ({authoriser.template!r}) raised {type(error).__name__} for "
-                f"{name!r}; the log of 'flosse_bus' has the traceback."
-            )
+        answer = _ask(authoriser.label, authoriser.function, request, **kwargs)
+        if answer is True:
+            return None
+        said_no.append(f"{authoriser.label} ({authoriser.template!r}) {answer} for {name!r}.")
+        if answer is _VETO:
+            break
     return " ".join(said_no) or _how_to(name)
 
 
@@ -133,11 +129,19 @@ def _how_to(name: str) -> str:
     )
 
 
-def _ask(function: Callable[..., Any], *args: Any, **kwargs: Any) -> bool:
-    answer = function(*args, **kwargs)
-    if inspect.isawaitable(answer):
-        answer = async_to_sync(_wait_for)(answer)
-    return bool(answer)
+def _ask(label: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | Literal[True]:
+    """Return ``True``, or in words what came instead of a yes."""
+    try:
+        answer = function(*args, **kwargs)
+        if inspect.isawaitable(answer):
+            answer = async_to_sync(_wait_for)(answer)
+        return True if answer else "said no"
+    except PermissionDenied:
+        return _VETO
+    except Exception as error:
+        # Fail closed, and only for the one who asked.
+        logger.exception("%s failed: access refused", label)
+        return f"raised {type(error).__name__} (the log of 'flosse_bus' has the traceback)"
 
 
 async def _wait_for(answer: Awaitable[Any]) -> Any:
@@ -150,11 +154,16 @@ def _renewed(request: HttpRequest) -> HttpRequest:
     if session is None or session.session_key is None:
         return request
     again = copy.copy(request)
-    for cached in ("_cached_user", "_acached_user"):
-        again.__dict__.pop(cached, None)
     again.session = type(session)(session.session_key)
-    if "_auth_user_id" in session:  # the user came by this session, not by a token or the like
-        from django.contrib.auth import get_user
+    user = getattr(request, "user", None)
+    # Only where the user came by this session, and not by a token or the like.
+    if user is not None and session.get("_auth_user_id") == str(user.pk):
+        renewed = SimpleLazyObject(lambda: get_user(again))
+        again.user = cast(Any, renewed)
 
-        again.user = cast(Any, SimpleLazyObject(lambda: get_user(again)))
+        async def auser() -> Any:
+            await sync_to_async(bool)(renewed)
+            return renewed
+
+        again.auser = auser
     return again

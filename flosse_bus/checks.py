@@ -59,12 +59,17 @@ def check_middleware(**kwargs: Any) -> list[CheckMessage]:
 def check_publications(**kwargs: Any) -> list[CheckMessage]:
     """E002: publish_changes was told something that the model or the settings cannot do."""
     messages: list[CheckMessage] = []
+    try:
+        aliases = configured_aliases()
+    except InvalidBusBackend:
+        aliases = None  # E001 has said so
     for publication in publications():
         try:
             publication.validate()
         except ImproperlyConfigured as error:
             messages.append(Error(str(error), obj=publication.model, id="flosse_bus.E002"))
-        if publication.bus not in configured_aliases():
+        messages += publication.warnings()
+        if aliases is not None and publication.bus not in aliases:
             messages.append(
                 Error(
                     f"publish_changes({publication.model.__name__}): bus: FLOSSE_BUS has no "

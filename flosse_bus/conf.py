@@ -84,6 +84,8 @@ def _setting() -> Mapping[str, Any]:
         raise InvalidBusBackend(
             f'{SETTING}: expected a dict like {{"default": {{...}}}}, not {entries!r}.'
         )
+    if DEFAULT_ALIAS not in entries:
+        raise InvalidBusBackend(f"{SETTING}: there must be a bus {DEFAULT_ALIAS!r}.")
     return entries
 
 

@@ -10,7 +10,8 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 
-from .bus import bus
+from .bus import buses
+from .conf import DEFAULT_ALIAS
 from .responses import HEADERS, EventStreamResponse
 from .transport import shutdown
 
@@ -49,7 +50,10 @@ def _finish(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBas
 
 
 def _allow_origin(request: HttpRequest, response: HttpResponseBase) -> None:
-    config = response.stream.bus.config if isinstance(response, EventStreamResponse) else bus.config
+    if isinstance(response, EventStreamResponse):
+        config = response.stream.bus.config
+    else:
+        config = buses[DEFAULT_ALIAS].config
     if not config.allowed_origins:
         return
     patch_vary_headers(response, ["Origin"])

@@ -110,6 +110,7 @@ def fill(template: str, values: Mapping[str, object]) -> str:
     Raises:
         InvalidTopic: a value is empty, holds a ``.`` (it would make segments of its own, and so
             reach topics that others read) or what no topic can hold.
+        KeyError: a value is missing.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -121,7 +122,7 @@ def fill(template: str, values: Mapping[str, object]) -> str:
             )
         return text
 
-    return check_topic(_PLACEHOLDER.sub(value, template))
+    return check_subscription(_PLACEHOLDER.sub(value, template))
 
 
 def _compile_segment(segment: str, template: str) -> str:

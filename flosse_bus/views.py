@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
@@ -20,7 +21,7 @@ from .exceptions import BackendUnavailable, InvalidTopic
 from .limits import Place
 from .permissions import BaseSSEPermission
 from .responses import EventStreamResponse
-from .topics import check_subscription
+from .topics import check_subscription, compile_template, fill
 from .transport.stream import Stream
 from .wire import CONTENT_TYPE
 
@@ -36,7 +37,7 @@ class SubscribeView(View):
     backend is down; each with JSON ``{"detail", "topics"}``.
     """
 
-    http_method_names = ["get", "head", "options"]
+    http_method_names = ["get", "head", "options"]  # noqa: RUF012  # because View has it so
 
     #: Alias in ``FLOSSE_BUS``.
     bus: str = DEFAULT_ALIAS
@@ -44,6 +45,33 @@ class SubscribeView(View):
     permission_classes: Sequence[type[BaseSSEPermission]] = ()
     #: Seconds after which an open stream's permission is checked again.
     recheck_every: float = 60.0
+
+    @classmethod
+    def as_view(cls, **initkwargs: Any) -> Callable[..., HttpResponseBase]:
+        """Return the view function.
+
+        Raises:
+            ImproperlyConfigured: topics or permission classes that can never work.
+        """
+        topics = initkwargs.get("topics", cls.topics)
+        if topics is not None:
+            if isinstance(topics, str) or not topics:
+                raise ImproperlyConfigured(
+                    f"{cls.__name__}: topics: expected a list of at least one, not {topics!r}."
+                )
+            for template in topics:
+                try:
+                    compile_template(template)
+                except InvalidTopic as error:
+                    raise ImproperlyConfigured(f"{cls.__name__}: topics: {error}") from error
+        classes = initkwargs.get("permission_classes", cls.permission_classes)
+        if not isinstance(classes, (list, tuple)) or not all(
+            isinstance(one, type) and hasattr(one, "has_permission") for one in classes
+        ):
+            raise ImproperlyConfigured(
+                f"{cls.__name__}: permission_classes: expected a list of classes, not {classes!r}."
+            )
+        return super().as_view(**initkwargs)
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         bus = buses[self.bus]
@@ -81,7 +109,7 @@ class SubscribeView(View):
         else:
             if self._named():
                 raise InvalidTopic("This stream has topics of its own: leave out ?topic=")
-            names = tuple(topic.format(**self.kwargs) for topic in self.topics)
+            names = tuple(fill(topic, self.kwargs) for topic in self.topics)
         return tuple(dict.fromkeys(check_subscription(name) for name in names))
 
     def _open(

@@ -37,15 +37,15 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
         stream.log_opened()
         opening = stream.opening()
         while items := await reader.read():
-            yield opening + stream.encode(items)
-            opening = b""
-            if stream.over:
-                return
             if stream.access.due:
                 refusal = await sync_to_async(_recheck)(stream)
                 if refusal is not None:
                     yield stream.error(refusal)
                     return
+            yield opening + stream.encode(items)
+            opening = b""
+            if stream.over:
+                return
     finally:
         if reader is not None:
             reader.close()
@@ -72,15 +72,15 @@ def frames(stream: Stream) -> Iterator[bytes]:
         stream.log_opened()
         opening = stream.opening()
         while items := reader.read():
-            yield opening + stream.encode(items)
-            opening = b""
-            if stream.over:
-                return
             if stream.access.due:
                 refusal = _recheck(stream)
                 if refusal is not None:
                     yield stream.error(refusal)
                     return
+            yield opening + stream.encode(items)
+            opening = b""
+            if stream.over:
+                return
     finally:
         if reader is not None:
             reader.close()

@@ -33,7 +33,7 @@ class Order(models.Model):
         PACKED = "packed"
         SENT = "sent"
 
-    customer = models.ForeignKey(Customer, null=True, blank=True, on_delete=models.SET_NULL)
+    customer = models.ForeignKey(Customer, null=True, blank=True, on_delete=models.PROTECT)
     item = models.CharField(max_length=100)
     quantity = models.PositiveIntegerField(default=1)
     status = models.CharField(max_length=10, choices=Status.choices, default=Status.NEW)

@@ -48,6 +48,8 @@ def test_without_the_setting_there_is_a_memory_bus(settings, value):
         ("ALLOWED_ORIGINS", ["https://*.example"], "is no origin"),
         ("ALLOWED_ORIGINS", ["https://a.example:port"], "is no origin"),
         ("ALLOWED_ORIGINS", [None], "is no origin"),
+        ("ALLOWED_ORIGINS", ["https://a.example:443"], "is no origin"),
+        ("ALLOWED_ORIGINS", ["ftp://a.example"], "is no origin"),
         ("OPTIONS", [], "a dict"),
         ("KEY_PREFIX", "", "1 to 64 characters"),
         ("LOCATION", 5, "a str"),
@@ -82,7 +84,7 @@ def test_good_values(settings, key, value):
         ({"default": {"HISTORY": 5}}, "FLOSSE_BUS['default']['HISTORY']: no such setting. Known: BACKEND"),
         ({"default": []}, "FLOSSE_BUS['default']: expected a dict"),
         (["default"], "FLOSSE_BUS: expected a dict"),
-        ({"other": {}}, "no bus 'default'. Configured: 'other'"),
+        ({"other": {}}, "FLOSSE_BUS: there must be a bus 'default'"),
         ({"default": {"BACKEND": "no.such.Backend"}}, "FLOSSE_BUS['default']['BACKEND']: No module named 'no'"),
         ({"default": {"BACKEND": "collections.OrderedDict"}}, "is not a subclass of"),
         ({"default": {"OPTIONS": {"size": 5}}}, "['OPTIONS']: 'size' is no option of MemoryBackend. It takes none."),
@@ -92,6 +94,12 @@ def test_a_bus_that_cannot_work(settings, setting, message):
     settings.FLOSSE_BUS = setting
     with pytest.raises(InvalidBusBackend, match=re.escape(message)):
         buses["default"]
+
+
+def test_an_alias_that_is_not_there(settings):
+    settings.FLOSSE_BUS = {"default": {}, "audit": {}}
+    with pytest.raises(InvalidBusBackend, match="no bus 'other'. Configured: 'default', 'audit'"):
+        buses["other"]
 
 
 def test_buses_by_alias(settings):

@@ -1,0 +1,461 @@
+"""publish_changes: every way in which a row changes, as the subscribers of its topics hear of it."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import uuid
+
+import django
+import pytest
+from django.core import serializers
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.db import IntegrityError, models, transaction
+from django.db.models import F, Prefetch
+from django.db.models.signals import post_save
+
+from flosse_bus import bus, publish_bulk, publish_changes, suppress_changes
+from flosse_bus.changes import publications, unpublish_changes
+from testproject.shop.models import Customer, Label, Order, UrgentOrder
+from tests.lab.models import Abstract, Blob, Document, Kind, Person, Place, Restaurant, Tag
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def publish():
+    """Register models for one test."""
+    registered = []
+
+    def publish(model, **kwargs):
+        registered.append(model)
+        publish_changes(model, **kwargs)
+
+    yield publish
+    for model in registered:
+        unpublish_changes(model)
+
+
+@pytest.fixture
+def customers():
+    with suppress_changes():
+        return [Customer.objects.create(name=name) for name in "ab"]
+
+
+@pytest.fixture
+def order(customers):
+    with suppress_changes():
+        return Order.objects.create(customer=customers[0], item="cup", total="5.00")
+
+
+def heard(topic):
+    """Show a topic's events: (action, pk, fields)."""
+    return [
+        (event.data["action"], event.data["pk"], event.data["fields"])
+        for event in bus.history(topic)
+    ]
+
+
+def actions(topic):
+    return [event.data["action"] for event in bus.history(topic)]
+
+
+def test_created(customers):
+    order = Order.objects.create(customer=customers[0], item="cup", total="5.00")
+    for topic in ("orders", f"orders.{order.pk}", f"customers.{customers[0].pk}"):
+        [event] = bus.history(topic)
+        assert event.event == "shop.order.created"
+        assert event.data == {
+            "action": "created",
+            "model": "shop.order",
+            "pk": order.pk,
+            "fields": {
+                "customer": customers[0].pk,
+                "item": "cup",
+                "quantity": 1,
+                "status": "new",
+                "total": "5.00",
+            },
+        }
+
+
+def test_updated_with_update_fields(order):
+    order.status = Order.Status.PAID
+    order.save(update_fields=["status"])
+    [event] = bus.history("orders")
+    assert event.event == "shop.order.updated"
+    assert event.data["update_fields"] == ["status"]
+    assert event.data["fields"]["status"] == "paid"
+
+
+def test_deleted(order, customers):
+    pk = order.pk
+    order.delete()
+    assert [(a, p) for a, p, _ in heard("orders")] == [("deleted", pk)]
+    assert actions(f"customers.{customers[0].pk}") == ["deleted"]
+
+
+def test_deleted_by_queryset_and_cascade(publish, order):
+    Order.objects.filter(pk=order.pk).delete()
+    assert actions("orders") == ["deleted"]
+
+
+def test_a_null_foreign_key_has_no_topic():
+    order = Order.objects.create(item="cup", total=1)
+    assert actions("orders") == ["created"]
+    assert bus.history("customers.None") == []
+    order.delete()
+
+
+def test_a_move_is_heard_in_both_topics(order, customers):
+    order.customer = customers[1]
+    order.save()
+    for customer in customers:
+        [(action, pk, fields)] = heard(f"customers.{customer.pk}")
+        assert (action, pk, fields["customer"]) == ("updated", order.pk, customers[1].pk)
+    assert actions("orders") == ["updated"]
+
+
+def test_a_move_of_an_instance_that_was_never_loaded(order, customers):
+    stranger = Order(pk=order.pk, customer=customers[1], item="x", total=1)
+    stranger.placed_at = order.placed_at
+    stranger.save()
+    assert actions(f"customers.{customers[0].pk}") == ["updated"]
+    assert actions(f"customers.{customers[1].pk}") == ["updated"]
+
+
+def test_a_change_that_was_not_saved_moves_nothing(order, customers):
+    order.customer = customers[1]
+    order.status = "paid"
+    order.save(update_fields=["status"])
+    assert heard(f"customers.{customers[0].pk}")[0][2]["customer"] == customers[0].pk
+    assert bus.history(f"customers.{customers[1].pk}") == []
+
+
+def test_deletion_is_heard_where_the_row_was(order, customers):
+    order.customer = customers[1]  # never saved
+    order.delete()
+    assert actions(f"customers.{customers[0].pk}") == ["deleted"]
+    assert bus.history(f"customers.{customers[1].pk}") == []
+
+
+def test_a_failed_save_leaves_nothing_behind(publish, order, customers):
+    """What was remembered for a save that failed must not leak into the next one."""
+    order.customer = customers[1]
+    order.quantity = None
+    with pytest.raises(IntegrityError), transaction.atomic():
+        order.save()
+    Order.objects.filter(pk=order.pk).update(customer=customers[1])
+    order.refresh_from_db()
+    order.status = "paid"
+    order.save(update_fields=["status"])
+    assert bus.history(f"customers.{customers[0].pk}") == []
+
+
+def test_nested_saves_keep_their_moves_apart(order, customers):
+    def save_again(sender, instance, update_fields, **kwargs):
+        if update_fields is None:
+            instance.save(update_fields=["item", "customer"])
+
+    # Before ours: signals run in the order of connection, so connect ours again after it.
+    receivers = post_save.receivers
+    post_save.receivers = []
+    post_save.connect(save_again, sender=Order, weak=False)
+    post_save.receivers += receivers
+    post_save.sender_receivers_cache.clear()
+    try:
+        order.customer = customers[1]
+        order.save()
+    finally:
+        post_save.disconnect(save_again, sender=Order)
+    assert "updated" in actions(f"customers.{customers[0].pk}")
+
+
+def test_expressions_are_published_as_what_they_became(order):
+    order.quantity = F("quantity") + 4
+    order.save()
+    assert heard("orders")[0][2]["quantity"] == 5
+
+
+def test_deferred_fields_are_read_from_the_row(order):
+    loaded = Order.objects.only("pk").get(pk=order.pk)
+    loaded.save()
+    loaded.delete()
+    assert [fields["item"] for _, _, fields in heard("orders")] == ["cup", "cup"]
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "sent"),
+    [
+        ("count", "5", 5),
+        ("count", 5, 5),
+        ("price", "9.9", "9.90"),
+        ("price", decimal.Decimal("1.5"), "1.50"),
+        ("price", 3, "3.00"),
+        ("kind", Kind.FANCY, "fancy"),
+        ("day", "2026-01-02", "2026-01-02"),
+        ("day", datetime.date(2026, 1, 2), "2026-01-02"),
+        (
+            "at",
+            datetime.datetime(
+                2026, 1, 2, 3, tzinfo=datetime.timezone(datetime.timedelta(hours=2))
+            ),
+            "2026-01-02T01:00:00Z",
+        ),
+        ("ratio", "0.5", 0.5),
+        ("ratio", 0.5, 0.5),
+        ("flag", 1, True),
+        ("flag", True, True),
+        ("file", "a/b.txt", "a/b.txt"),
+        ("address", "::FFFF:10.0.0.1", "::ffff:10.0.0.1"),
+        ("place", None, None),
+    ],
+)
+def test_values_are_as_the_database_has_them(publish, field, given, sent):
+    publish(Document, topics=["documents"], fields=[field])
+    Document.objects.create(**{field: given})
+    [(_, _, fields)] = heard("documents")
+    stored = getattr(Document.objects.get(), field)
+    assert fields == {field: sent}
+    assert sent is None or str(stored)
+
+
+def test_keys_are_as_the_database_has_them(publish):
+    publish(Document, topics=["documents.{pk}"])
+    pk = uuid.uuid4()
+    Document.objects.create(pk=pk.hex.upper())
+    assert [pk for _, pk, _ in heard(f"documents.{pk}")] == [str(pk)]
+
+
+@pytest.mark.skipif(django.VERSION < (5, 0), reason="generated fields came with Django 5.0")
+def test_generated_fields(publish):
+    from tests.lab.models import Square
+
+    publish(Square, topics=["squares.{area}"], fields=["area"])
+    square = Square.objects.create(side=2)
+    square.side = 3
+    square.save()
+    assert heard("squares.9") == [("updated", square.pk, {"area": 9})]
+    assert actions("squares.4") == ["created", "updated"]
+
+
+def test_proxies_are_the_same_row(order):
+    UrgentOrder.objects.get(pk=order.pk).save()
+    UrgentOrder.objects.get(pk=order.pk).delete()
+    assert actions("orders") == ["updated", "deleted"]
+
+
+def test_children_are_rows_of_their_parents(publish):
+    publish(Place, topics=["places.{owner}"], fields=["name"])
+    publish(Restaurant, topics=["restaurants"], fields=["stars"])
+    restaurant = Restaurant.objects.create(name="Ada", owner=7)
+    restaurant.tags.add(Tag.objects.create(name="good"))
+    restaurant.owner = 8  # never saved
+    restaurant.delete()
+    assert actions("places.7") == ["created", "updated", "deleted"]
+    assert bus.history("places.8") == []
+    assert actions("restaurants") == ["created", "updated", "deleted"]
+
+
+class TestManyToMany:
+    def test_from_the_side_that_has_the_field(self, order):
+        labels = [Label.objects.create(name=name) for name in "ab"]
+        order.labels.add(*labels)
+        order.labels.add(*labels)  # nothing new
+        order.labels.remove(labels[0])
+        order.labels.set([labels[0]])
+        order.labels.clear()
+        assert actions("orders") == ["updated"] * 5
+        assert bus.history("orders")[0].data["update_fields"] == ["labels"]
+
+    def test_from_the_other_side(self, order):
+        label = Label.objects.create(name="a")
+        label.order_set.add(order)
+        label.order_set.clear()
+        label.order_set.clear()
+        assert [(a, pk) for a, pk, _ in heard("orders")] == [("updated", order.pk)] * 2
+
+    def test_values_are_keys_and_not_fooled_by_prefetching(self, publish):
+        publish(Place, topics=["places"], fields=["tags"])
+        tags = [Tag.objects.create(name=name) for name in "abc"]
+        place = Place.objects.create(name="x")
+        place.tags.set(tags)
+        [loaded] = Place.objects.prefetch_related(
+            Prefetch("tags", queryset=Tag.objects.filter(name="a"))
+        )
+        loaded.save()
+        expected = [tag.pk for tag in tags]
+        assert [fields["tags"] for _, _, fields in heard("places")] == [[], expected, expected]
+
+    def test_symmetrical_relations_change_both(self, publish):
+        publish(Person, topics=["people.{pk}"])
+        one, two = Person.objects.create(), Person.objects.create()
+        one.friends.add(two)
+        two.friends.remove(one)
+        one.friends.add(two)
+        one.friends.clear()
+        for person in (one, two):
+            assert actions(f"people.{person.pk}") == ["created", *["updated"] * 4]
+
+    def test_only_for_who_wants_updates(self, publish):
+        publish(Place, topics=["places"], actions=["created"])
+        place = Place.objects.create(name="x")
+        place.tags.add(Tag.objects.create(name="a"))
+        place.delete()
+        assert actions("places") == ["created"]
+
+
+def test_fixtures_are_no_news(order, tmp_path):
+    label = Label.objects.create(name="a")
+    order.labels.set([label])
+    bus.backend.flush()
+    path = tmp_path / "orders.json"
+    path.write_text(serializers.serialize("json", [*Order.objects.all(), *Label.objects.all()]))
+    call_command("loaddata", str(path), verbosity=0)
+    assert bus.history("orders") == []
+
+
+def test_suppression(order):
+    with suppress_changes():
+        order.save()
+        with suppress_changes(Customer):
+            order.save()
+    with suppress_changes(Customer):
+        Customer.objects.create(name="x")
+        order.save()
+    assert actions("orders") == ["updated"]
+    assert bus.history("customers") == []
+    order.save()
+    assert actions("orders") == ["updated"] * 2
+
+
+def test_suppressed_moves_and_deletions(order, customers):
+    with suppress_changes():
+        order.customer = customers[1]
+        order.save()
+        order.delete()
+    assert bus.history("orders") == []
+
+
+def test_bulk(order, customers):
+    Order.objects.update(status="paid")
+    assert publish_bulk(Order.objects.all(), "updated", update_fields=["status"]) == 1
+    [event] = bus.history(f"customers.{customers[0].pk}")
+    assert (event.data["fields"]["status"], event.data["update_fields"]) == ("paid", ["status"])
+    created = Order.objects.bulk_create([Order(item=i, total=1) for i in "xyz"])
+    if created[0].pk:
+        assert publish_bulk(created, "created") == 3
+    assert publish_bulk(Order.objects.all(), "deleted") == 4
+    with suppress_changes():
+        assert publish_bulk(Order.objects.all(), "deleted") == 0
+
+
+@pytest.mark.parametrize(
+    ("objects", "action", "error"),
+    [
+        (lambda: Order.objects.all(), "changed", ValueError),
+        (lambda: Tag.objects.all(), "updated", ImproperlyConfigured),
+        (lambda: [Tag(name="x")], "updated", ImproperlyConfigured),
+    ],
+)
+def test_bad_bulk(objects, action, error):
+    with pytest.raises(error):
+        publish_bulk(objects(), action)
+
+
+def test_rollback_and_commit(order):
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        order.save()
+        raise ZeroDivisionError
+    with transaction.atomic():
+        order.save()
+        assert bus.history("orders") == []
+    assert actions("orders") == ["updated"]
+
+
+def test_what_cannot_be_published_does_not_break_the_save(publish, configure, caplog):
+    configure(MAX_EVENT_SIZE=400)
+    publish(Document, topics=["documents", "slugs.{slug}", "last"], fields=["slug"])
+    dotted = Document.objects.create(slug="a.b")
+    assert "the value of {slug} is not" in caplog.text
+    assert "a.b" not in caplog.text
+    assert actions("documents") == actions("last") == ["created"]
+    assert bus.history("slugs.a.b") == []
+    caplog.clear()
+    publish(Place, topics=["places"], fields=["name"])
+    Place.objects.create(name="x" * 500)
+    assert "created of lab.Place was not published" in caplog.text
+    assert "MAX_EVENT_SIZE" in caplog.text
+    assert Document.objects.get() == dotted
+
+
+def test_two_registrations_of_one_model(publish):
+    publish(Place, topics=["public"])
+    publish(Place, topics=["internal"], fields=["name"], actions=["deleted"])
+    place = Place.objects.create(name="x")
+    pk = place.pk
+    place.delete()
+    assert heard("public") == [("created", pk, {}), ("deleted", pk, {})]
+    assert heard("internal") == [("deleted", pk, {"name": "x"})]
+
+
+def test_the_default_topic_is_the_label(publish):
+    publish(Place)
+    Place.objects.create(name="x")
+    assert actions("lab.place") == ["created"]
+
+
+class TestRegistration:
+    @pytest.mark.parametrize(
+        ("model", "kwargs", "error", "message"),
+        [
+            (object, {}, TypeError, "expected a model class"),
+            (Abstract, {}, ImproperlyConfigured, "it is abstract"),
+            (UrgentOrder, {}, ImproperlyConfigured, "it is a proxy"),
+            (Tag, {"topics": "tags"}, TypeError, "topics: expected a list"),
+            (Tag, {"fields": "name"}, TypeError, "fields: expected a list"),
+            (Tag, {"actions": ["saved"]}, ImproperlyConfigured, "'saved' is none of created"),
+            (Tag, {"topics": ["a b"]}, ImproperlyConfigured, "topics: 'a b'"),
+            (Tag, {"topics": ["a.*"]}, ImproperlyConfigured, "a pattern cannot be published"),
+            (Tag, {"topics": ["a.{b!r}"]}, ImproperlyConfigured, "is not a name"),
+            (Tag, {"topics": [["a"]]}, ImproperlyConfigured, "is not a topic template"),
+        ],
+    )
+    def test_what_is_refused_at_once(self, model, kwargs, error, message):
+        with pytest.raises(error, match=message):
+            publish_changes(model, **kwargs)
+        assert model not in {publication.model for publication in publications()}
+
+    @pytest.mark.parametrize(
+        ("model", "kwargs", "message"),
+        [
+            (Tag, {"topics": ["t.{nme}"]}, r"topics\[0\] 't.{nme}' names 'nme'.*from: pk, id, name"),
+            (Tag, {"fields": ["nme"]}, r"fields names 'nme'.*Choose from: id, name"),
+            (Place, {"topics": ["t.{tags}"]}, "names 'tags'"),
+            (Tag, {"fields": ["places"]}, "names 'places'"),
+            (Blob, {"fields": ["content"]}, "'content' is binary"),
+            (Tag, {"bus": "nope"}, "FLOSSE_BUS has no 'nope'"),
+        ],
+    )
+    def test_what_the_checks_find(self, publish, model, kwargs, message):
+        from flosse_bus.checks import check_publications
+
+        publish(model, **kwargs)
+        [error] = check_publications()
+        assert (error.id, error.obj) == ("flosse_bus.E002", model)
+        import re
+
+        assert re.search(message, error.msg)
+
+    def test_what_the_checks_warn_of(self, publish):
+        from flosse_bus.checks import check_publications
+
+        publish(Document, topics=["places.{place_id}"])
+        [warning] = check_publications()
+        assert warning.id == "flosse_bus.W004"
+        assert "SET_NULL" in warning.msg
+
+    def test_as_a_decorator(self):
+        assert {Order, Customer} <= {publication.model for publication in publications()}
+        assert isinstance(Order._meta, models.options.Options)
