@@ -41,9 +41,13 @@ class AsyncReader:
         """Make :meth:`read` return nothing more. Any thread."""
         self._hub.end(self.subscription, reason)
 
-    def close(self, reason: str = "closed") -> None:
-        """Leave. Only in the hub's loop."""
-        self._hub.close(self.subscription, reason)
+    def leave(self) -> None:
+        """Take the subscription out of the hub. Any thread; whoever waits in read() still does."""
+        self._hub.close(self.subscription)
+
+    def close(self) -> None:
+        """Leave, and let :meth:`read` return nothing. Only in the hub's loop."""
+        self.leave()
         self._signal.set()
 
 
@@ -72,9 +76,13 @@ class ThreadReader:
         """Make :meth:`read` return nothing more. Any thread."""
         self._hub.end(self.subscription, reason)
 
-    def close(self, reason: str = "closed") -> None:
-        """Leave. Any thread."""
-        self._hub.close(self.subscription, reason)
+    def leave(self) -> None:
+        """Take the subscription out of the hub. Any thread; whoever waits in read() still does."""
+        self._hub.close(self.subscription)
+
+    def close(self) -> None:
+        """Leave, and let :meth:`read` return nothing. Any thread."""
+        self.leave()
         self._signal.set()
 
 

@@ -34,8 +34,8 @@ class EventStreamResponse(StreamingHttpResponse):
         )
         for name, value in HEADERS.items():
             self.headers[name] = value
-        weakref.finalize(self, stream.place.release)
+        weakref.finalize(self, stream.close)
 
     def close(self) -> None:
         super().close()
-        self.stream.place.release()
+        self.stream.close()

@@ -21,7 +21,6 @@ _DOWN = Refusal(status=503, detail="The event bus is not reachable. Try again.")
 
 async def aframes(stream: Stream) -> AsyncIterator[bytes]:
     """Yield the bytes of a stream in the running event loop."""
-    reader: AsyncReader | None = None
     shutdown.install()
     try:
         await sync_to_async(release_connections)()
@@ -33,8 +32,7 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
             logger.warning("stream refused: bus %r is down", stream.bus.config.alias)
             yield stream.opening() + stream.error(_DOWN)
             return
-        stream.place.ends_with(reader.end)
-        stream.log_opened()
+        stream.begin(reader)
         opening = stream.opening()
         while items := await reader.read():
             if stream.access.due:
@@ -47,14 +45,11 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
             if stream.over:
                 return
     finally:
-        if reader is not None:
-            reader.close()
-        stream.log_closed(reader.subscription if reader is not None else None)
+        stream.close()
 
 
 def frames(stream: Stream) -> Iterator[bytes]:
     """Yield the bytes of a stream, blocking the thread in between."""
-    reader: ThreadReader | None = None
     try:
         release_connections()
         try:
@@ -68,8 +63,7 @@ def frames(stream: Stream) -> Iterator[bytes]:
             logger.warning("stream refused: bus %r is down", stream.bus.config.alias)
             yield stream.opening() + stream.error(_DOWN)
             return
-        stream.place.ends_with(reader.end)
-        stream.log_opened()
+        stream.begin(reader)
         opening = stream.opening()
         while items := reader.read():
             if stream.access.due:
@@ -82,9 +76,7 @@ def frames(stream: Stream) -> Iterator[bytes]:
             if stream.over:
                 return
     finally:
-        if reader is not None:
-            reader.close()
-        stream.log_closed(reader.subscription if reader is not None else None)
+        stream.close()
 
 
 def release_connections() -> None:

@@ -14,7 +14,8 @@ from ..access import Access, Refusal
 from ..bus import Bus
 from ..events import ERROR
 from ..limits import Place
-from ..subscription import Item, Subscription
+from ..readers import AsyncReader, ThreadReader
+from ..subscription import Item
 from ..wire import encode, encode_retry
 
 logger = logging.getLogger("flosse_bus")
@@ -35,7 +36,8 @@ class Stream:
     place: Place
     access: Access
     lifetime: float | None = LIFETIME
-    started: float = field(default_factory=time.monotonic)
+    _started: float = field(default_factory=time.monotonic)
+    _reader: AsyncReader | ThreadReader | None = None
 
     @property
     def heartbeat(self) -> float:
@@ -52,23 +54,31 @@ class Stream:
     @property
     def over(self) -> bool:
         """Has the stream lived long enough? Its client comes back and resumes."""
-        return self.lifetime is not None and time.monotonic() - self.started >= self.lifetime
+        return self.lifetime is not None and time.monotonic() - self._started >= self.lifetime
 
     def error(self, refusal: Refusal) -> bytes:
         code = {403: "forbidden", 503: "unavailable"}[refusal.status]
         data = {"code": code, "detail": refusal.detail}
         return encode(json.dumps(data).encode(), event=ERROR)
 
-    def log_opened(self) -> None:
+    def begin(self, reader: AsyncReader | ThreadReader) -> None:
+        """The reader is open: from here on the stream can be ended from outside."""
+        self._reader = reader
+        self.place.ends_with(reader.end)
         logger.info("stream opened on %s", ", ".join(self.names))
 
-    def log_closed(self, subscription: Subscription | None) -> None:
+    def close(self) -> None:
+        """Leave the bus and give the place up. Any thread; again is harmless."""
+        reader, self._reader = self._reader, None
         self.place.release()
-        if subscription is not None:
-            logger.info(
-                "stream closed after %.1f s and %d events (%s) on %s",
-                time.monotonic() - self.started,
-                subscription.delivered,
-                subscription.closed,
-                ", ".join(self.names),
-            )
+        if reader is None:
+            return
+        reader.leave()
+        subscription = reader.subscription
+        logger.info(
+            "stream closed after %.1f s and %d events (%s) on %s",
+            time.monotonic() - self._started,
+            subscription.delivered,
+            subscription.closed,
+            ", ".join(self.names),
+        )

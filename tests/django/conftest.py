@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from django.test import AsyncClient, Client
+
+from flosse_bus.wire import Decoder
+
+
+class Stream:
+    """What a test client's streaming response has sent so far, block by block."""
+
+    def __init__(self, response):
+        self.response = response
+        self._chunks = iter(response.streaming_content)
+        self._decoder = Decoder()
+        self._blocks = []
+        self.raw = b""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        while not self._blocks:
+            chunk = next(self._chunks)
+            self.raw += chunk
+            self._blocks = list(self._decoder.feed(chunk))
+        return self._blocks.pop(0)
+
+    def until(self, wanted):
+        """Return the first block that fits."""
+        return next(block for block in self if wanted(block))
+
+    def event(self):
+        """Return the next block that an EventSource would dispatch."""
+        return self.until(lambda block: block.data is not None)
+
+
+@pytest.fixture
+def subscribe(client: Client):
+    """Open streams as a WSGI server would; each is closed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def subscribe(query="", path="/events/", *, client=client, **extra):
+            response = client.get(f"{path}?{query}" if query else path, **extra)
+            stack.callback(response.close)
+            assert response.status_code == 200, response.content
+            return Stream(response)
+
+        yield subscribe
+
+
+@pytest.fixture
+def aclient():
+    return AsyncClient()
