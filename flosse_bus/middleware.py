@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.conf import settings
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
@@ -27,26 +28,27 @@ class BusMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(cast(Any, self))
+        # An outer GZipMiddleware would still compress: only at the very end is the mark taken off.
+        self._outermost = settings.MIDDLEWARE[:1] == [f"{__name__}.{type(self).__qualname__}"]
         shutdown.install()
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self._is_async:
             return self._acall(request)
-        return _finish(request, self.get_response(request))
+        return self._finish(request, self.get_response(request))
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
-        return _finish(request, await self.get_response(request))
+        return self._finish(request, await self.get_response(request))
 
-
-def _finish(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+    def _finish(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+            return response
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        if self._outermost and response.headers["Content-Encoding"] == "identity":
+            del response.headers["Content-Encoding"]
+        _allow_origin(request, response)
         return response
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
-    if response.headers["Content-Encoding"] == "identity":
-        del response.headers["Content-Encoding"]
-    _allow_origin(request, response)
-    return response
 
 
 def _allow_origin(request: HttpRequest, response: HttpResponseBase) -> None:

@@ -34,7 +34,7 @@ class EventStreamResponse(StreamingHttpResponse):
         )
         for name, value in HEADERS.items():
             self.headers[name] = value
-        weakref.finalize(self, stream.close)
+        weakref.finalize(self, stream.close).atexit = False
 
     def close(self) -> None:
         super().close()
