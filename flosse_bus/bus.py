@@ -12,6 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, cast
 
+from asgiref.sync import sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.core.signals import setting_changed
 from django.db import connections, transaction
@@ -66,9 +67,13 @@ class Bus:
     async def apublish(
         self, topic: str, data: Any, *, event: str | None = None, using: str | None = "default"
     ) -> Event | None:
-        """Like :meth:`publish`, without blocking the event loop."""
+        """Like :meth:`publish`, without blocking the event loop.
+
+        Transactions belong to sync code: the thread that async code was called from by
+        ``async_to_sync`` is asked whether it is in one. ``using=None`` spares that.
+        """
         item = self._draft(topic, data, event)
-        if self._defer(item, using):
+        if using is not None and await sync_to_async(self._defer)(item, using):
             return None
         return (await self.backend.apublish(item)).to_event()
 

@@ -73,8 +73,6 @@ def frames(stream: Stream) -> Iterator[bytes]:
                     return
             yield opening + stream.encode(items)
             opening = b""
-            if stream.over:
-                return
     finally:
         stream.close()
 

@@ -35,6 +35,7 @@ class Stream:
     envelope: bool
     place: Place
     access: Access
+    #: Under ASGI only.
     lifetime: float | None = LIFETIME
     _started: float = field(default_factory=time.monotonic)
     _reader: AsyncReader | ThreadReader | None = None

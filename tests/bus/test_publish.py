@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.db import transaction
 
 from flosse_bus import Event, bus
@@ -148,11 +149,9 @@ class TestTransactions:
             assert bus.publish("t", 1, using=None) is not None
             assert data(bus.history("t")) == [1]
 
-    def test_apublish_waits_too(self, run):
-        from asgiref.sync import async_to_sync
-
+    def test_apublish_waits_for_the_transaction_of_its_caller(self):
         with transaction.atomic():
-            bus.publish("t", 1)
+            assert async_to_sync(bus.apublish)("t", 1) is None
             assert async_to_sync(bus.apublish)("t", 2, using=None) is not None
         assert data(bus.history("t")) == [2, 1]
 
