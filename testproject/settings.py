@@ -1,12 +1,14 @@
 """Settings of the example project, which is also what the test suite runs.
 
-Environment: ``TESTPROJECT_DB`` (path of the SQLite file), ``TESTPROJECT_BUS`` (JSON that is merged
-into ``FLOSSE_BUS["default"]``), ``TESTPROJECT_DEBUG`` (0 or 1).
+Environment: ``TESTPROJECT_DB`` (path of the SQLite file), ``TESTPROJECT_POSTGRES`` (a libpq URI to
+use instead), ``TESTPROJECT_REDIS`` (a URL: sessions are kept there), ``TESTPROJECT_BUS`` (JSON that
+is merged into ``FLOSSE_BUS["default"]``), ``TESTPROJECT_DEBUG`` (0 or 1).
 """
 
 import json
 import os
 from pathlib import Path
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import django
 
@@ -62,6 +64,26 @@ if django.VERSION >= (5, 1):
     DATABASES["default"]["OPTIONS"] |= {
         "transaction_mode": "IMMEDIATE",
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+if "TESTPROJECT_POSTGRES" in os.environ:
+    uri = urlsplit(os.environ["TESTPROJECT_POSTGRES"])
+    query = dict(parse_qsl(uri.query))
+    DATABASES["default"] = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": uri.path.removeprefix("/"),
+        "USER": unquote(uri.username or ""),
+        "PASSWORD": unquote(uri.password or ""),
+        "HOST": query.get("host") or uri.hostname or "",
+        "PORT": query.get("port") or uri.port or "",
+        "CONN_MAX_AGE": None,
+    }
+if "TESTPROJECT_REDIS" in os.environ:
+    SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+    CACHES = {
+        "default": {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": os.environ["TESTPROJECT_REDIS"],
+        }
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
