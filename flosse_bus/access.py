@@ -129,7 +129,9 @@ def _how_to(name: str) -> str:
     )
 
 
-def _ask(label: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> str | Literal[True]:
+def _ask(
+    label: str, function: Callable[..., Any], *args: Any, **kwargs: Any
+) -> str | Literal[True]:
     """Return ``True``, or in words what came instead of a yes."""
     try:
         answer = function(*args, **kwargs)

@@ -25,8 +25,8 @@ from .cursor import EARLIEST, Cursor
 from .events import Draft, Event, draft
 from .exceptions import HistoryGone, InvalidBusBackend, InvalidTopic
 from .hubs import Hubs
-from .message import Mark
 from .limits import OpenStreams
+from .message import Mark
 from .readers import AsyncReader, ThreadReader
 from .subscription import Item
 from .topics import check_subscription, check_topic
@@ -333,9 +333,7 @@ def _check_limit(limit: int | None) -> int | None:
     return limit
 
 
-def _history(
-    snapshot: Snapshot, topic: str, after: str | None, limit: int | None
-) -> list[Event]:
+def _history(snapshot: Snapshot, topic: str, after: str | None, limit: int | None) -> list[Event]:
     kept = snapshot.topics.get(topic)
     records = kept.records if kept is not None else ()
     if after is None:
@@ -370,7 +368,7 @@ def _in_event_loop() -> bool:
 
 
 buses = BusHandler()
-bus = cast(Bus, ConnectionProxy(buses, DEFAULT_ALIAS))
+bus = cast(Bus, ConnectionProxy(cast(Any, buses), DEFAULT_ALIAS))
 
 os.register_at_fork(after_in_child=buses.after_fork)
 

@@ -58,8 +58,8 @@ class Record:
     """An event in the log ``epoch``.
 
     ``position`` counts over the whole bus; ``previous`` is the position of the topic's event
-    before this one (0: none, or long forgotten), so that a reader sees a hole; ``published_at`` is in seconds since
-    the Unix epoch.
+    before this one (0: none, or long forgotten), so that a reader sees a hole; ``published_at`` is
+    in seconds since the Unix epoch.
     """
 
     topic: str
@@ -111,7 +111,8 @@ def _check_name(event: str) -> None:
         raise InvalidEvent(f"event: expected a str or None, not {type(event).__name__}.")
     if not event or len(event) > 255:
         raise InvalidEvent(
-            f"event: a name has 1 to 255 characters, not {len(event)}. Leave it out for an unnamed event."
+            f"event: a name has 1 to 255 characters, not {len(event)}. "
+            "Leave it out for an unnamed event."
         )
     if any(c in event for c in "\r\n\0"):
         raise InvalidEvent(f"event: {event!r} holds CR, LF or NUL, which would break the stream.")

@@ -228,7 +228,7 @@ class Hub:
             try:
                 await self._listener.watch(cold)
                 snapshot = await self._backend.aread(cold)
-                await self._until(lambda: self._repairs != repairs or self._is_at(snapshot.tail))
+                await self._repaired_or_at(repairs, snapshot.tail)
                 if self._repairs == repairs and not self._repairing:
                     with self.lock:
                         self._install(cold, snapshot, self._early)
@@ -247,9 +247,14 @@ class Hub:
             tail = await self._backend.atail()
             if tail.epoch == self.epoch:
                 return tail
-            await self._until(lambda: self._repairs != repairs)
+            await self._repaired_or_at(repairs, tail)
 
-    def _is_at(self, cursor: Cursor) -> bool:
+    async def _repaired_or_at(self, repairs: int, cursor: Cursor) -> None:
+        """Wait until everything up to a cursor is handed out, or another repair has been."""
+        await self._until(lambda: self._repairs != repairs or self.is_at(cursor))
+
+    def is_at(self, cursor: Cursor) -> bool:
+        """Has everything up to this cursor been handed out?"""
         return self.epoch == cursor.epoch and self.position >= cursor.position
 
     async def _until(self, condition: Callable[[], bool]) -> None:
@@ -300,8 +305,8 @@ class Hub:
             subscription.open_at(tail.position)
             subscription.greet(str(tail))
         elif after == EARLIEST:
-            sources = (*subscription.channels, *subscription.interests)
-            subscription.open_at(0, skip={s: s.evicted for s in sources if s.evicted})
+            subscription.open_at(0)
+            subscription.skip_lost()
             kept = any(len(channel.ring) for channel in subscription.channels)
             # A client that is cut off before the first event must ask for all of it again.
             subscription.greet(EARLIEST if kept else str(Cursor(self.epoch, self.position)))
@@ -457,7 +462,7 @@ class Hub:
                     await self._listener.watch(list(self._interests))
                 await self._repair()
                 return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # because whatever it is, trying goes on
                 logger.warning("bus %r is still not there: %s", self._config.alias, error)
 
     async def _repair(self) -> None:

@@ -123,7 +123,8 @@ class Publication:
                         f"publish_changes({self.model.__name__}): topics name {name!r}, which is "
                         f"on_delete={rule.__name__}: Django changes it without a signal, so "
                         "nothing is published then.",
-                        hint="Call publish_bulk() where the other side is deleted, or silence this.",
+                        hint="Publish to its topics where the other side is deleted, or use "
+                        "another on_delete.",
                         obj=self.model,
                         id="flosse_bus.W004",
                     )

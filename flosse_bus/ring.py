@@ -74,7 +74,9 @@ class Ring(Generic[ItemT]):
 
     def iterate(self, position: int) -> Iterator[ItemT]:
         """Yield the kept items after ``position``. The ring must not change meanwhile."""
-        for index in range(bisect_right(self._positions, position, lo=self._start), len(self._items)):
+        for index in range(
+            bisect_right(self._positions, position, lo=self._start), len(self._items)
+        ):
             yield self._items[index]
 
     def _drop_first(self) -> None:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol, Union
+from typing import TYPE_CHECKING, Protocol
 
 from .cursor import Cursor
 from .message import Mark, Message, Reset
@@ -27,7 +27,7 @@ logger = logging.getLogger("flosse_bus")
 #: Bytes that one take returns at most, unless a single message is larger.
 MAX_TAKE = 65_536
 
-Item = Union[Message, Reset, Mark]
+Item = Message | Reset | Mark
 
 
 class Signal(Protocol):
@@ -138,10 +138,16 @@ class Subscription:
 
     # For the hub, under its lock.
 
-    def open_at(self, position: int, skip: dict[Channel | Interest, int] | None = None) -> None:
+    def open_at(self, position: int) -> None:
         """Stand at ``position``: what the rings hold after it comes first."""
         self.position = position
-        self._skip = skip or {}
+
+    def skip_lost(self) -> None:
+        """What is lost already was never asked for."""
+        self._skip = {source: source.evicted for source in self._sources() if source.evicted}
+
+    def _sources(self) -> tuple[Channel | Interest, ...]:
+        return (*self.channels, *self.interests)
 
     def greet(self, id: str) -> None:
         """Begin with where to resume, in case the stream is cut off before its first event."""
@@ -173,11 +179,11 @@ class Subscription:
 
     def report_lost(self, reason: str) -> None:
         """Say so if the rings have lost anything after ``position``."""
-        lost: set[Channel | Interest] = {
+        lost = [
             source
-            for source in (*self.channels, *self.interests)
+            for source in self._sources()
             if source.evicted > max(self.position, self._skip.get(source, 0))
-        }
+        ]
         if lost:
             self.give_up(lost, reason)
 

@@ -78,8 +78,9 @@ class BackendContract:
 
     def test_what_is_published_comes_back(self) -> None:
         payloads: list[Any] = [
-            "", "plain", "two\nlines\r\nand\rmore", "\u2028 \ufeff \U0001f600 \x00 \x7f", "x" * (1 << 20),
-            None, 0, 1.5, [], {}, {"ü": ["\u2029", {"deep": [True, None]}]}, "{\"not\": \"decoded\"}",
+            "", "plain", "two\nlines\r\nand\rmore", "\u2028 \ufeff \U0001f600 \x00 \x7f",
+            "x" * (1 << 20), '{"not": "decoded"}',
+            None, 0, 1.5, [], {}, {"ü": ["\u2029", {"deep": [True, None]}]},
         ]  # fmt: skip
         with self.backend(history_size=50, max_event_size=1 << 21) as backend:
             for payload in payloads:

@@ -37,7 +37,7 @@ class SubscribeView(View):
     backend is down; each with JSON ``{"detail", "topics"}``.
     """
 
-    http_method_names = ["get", "head", "options"]  # noqa: RUF012  # because View has it so
+    http_method_names = ["get", "head", "options"]  # because View has it so
 
     #: Alias in ``FLOSSE_BUS``.
     bus: str = DEFAULT_ALIAS

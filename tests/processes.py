@@ -202,5 +202,7 @@ def _reachable(bin, directory):
     shutil.copytree(root, directory / "pg", symlinks=True)
     for path in [directory / "pg", *(directory / "pg").rglob("*")]:
         if not path.is_symlink():
-            path.chmod(path.stat().st_mode | 0o755 if path.is_dir() else path.stat().st_mode | 0o444)
+            path.chmod(
+                path.stat().st_mode | 0o755 if path.is_dir() else path.stat().st_mode | 0o444
+            )
     return directory / "pg" / "bin"

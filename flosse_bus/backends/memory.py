@@ -36,7 +36,7 @@ class MemoryBackend(BusBackend):
         # A child has a copy of the rings but not of what the parent publishes next: two logs
         # with one epoch would vouch for each other's positions. It starts a log of its own.
         this = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: (b := this()) is not None and b._begin())
+        os.register_at_fork(after_in_child=lambda: _begin_again(this))
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
@@ -165,6 +165,12 @@ class MemoryBackend(BusBackend):
         if not len(ring):
             del self._rings[topic]
             self._forgotten = max(self._forgotten, ring.evicted)
+
+
+def _begin_again(reference: weakref.ref[MemoryBackend]) -> None:
+    backend = reference()
+    if backend is not None:
+        backend._begin()
 
 
 class MemoryListener(Listener):

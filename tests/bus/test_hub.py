@@ -379,7 +379,9 @@ class Flaky(MemoryBackend):
                     raise ConnectionError("cut")
                 yield batch
 
-        listener.__class__ = type("FlakyListener", (type(listener),), {"__aiter__": lambda _: failing()})
+        listener.__class__ = type(
+            "FlakyListener", (type(listener),), {"__aiter__": lambda _: failing()}
+        )
         return listener
 
     async def atail(self):
@@ -472,5 +474,3 @@ def test_readers_in_threads_and_the_loop_do_not_collide(run):
             assert brief(got[1:]) == list(range(2000))
 
     run(main())
-
-

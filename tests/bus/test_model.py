@@ -163,12 +163,14 @@ class Log(RuleBasedStateMachine):
     def settle(self):
         """When all is read, everybody stands at the end."""
         for _ in range(1000):
-            if self.hub._listener is None or self.hub._is_at(self.backend.tail()):
+            if self.hub._listener is None or self.hub.is_at(self.backend.tail()):
                 break
             self.let_the_loop_run()
         for index, client in enumerate(self.clients):
             self._take(index, times=1000)
-            missing = [p for p, topic in self.published if p > client.at and self._due(client, p, topic)]
+            missing = [
+                p for p, topic in self.published if p > client.at and self._due(client, p, topic)
+            ]
             assert missing == [], f"never delivered to {client.names}: {missing}"
 
     # How it is judged

@@ -24,7 +24,9 @@ class Client:
 
     def __init__(self, seed):
         self.random = random.Random(seed)
-        self.names = [f"load.{n}" for n in self.random.sample(range(TOPICS), self.random.randint(1, 8))]
+        self.names = [
+            f"load.{n}" for n in self.random.sample(range(TOPICS), self.random.randint(1, 8))
+        ]
         if self.random.random() < 0.1:
             self.names = ["load.*"]
         self.got = []

@@ -18,7 +18,9 @@ class TestMemoryBackend(BackendContract):
             read, write = os.pipe()
             pid = os.fork()
             if pid == 0:  # pragma: no cover - because it is another process
-                os.write(write, f"{backend.tail().epoch} {backend.publish(item('a')).position}".encode())
+                os.write(
+                    write, f"{backend.tail().epoch} {backend.publish(item('a')).position}".encode()
+                )
                 os._exit(0)
             os.waitpid(pid, 0)
             epoch, position = os.read(read, 100).decode().split()

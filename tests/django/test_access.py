@@ -140,7 +140,9 @@ class TestWhileItLives:
 
     @pytest.fixture
     def private(self, client, user, authorise, subscribe):
-        authorise("private", lambda request: request.user.is_authenticated and request.user.is_active)
+        authorise(
+            "private", lambda request: request.user.is_authenticated and request.user.is_active
+        )
         client.force_login(user)
         stream = subscribe("topic=private")
         next(stream)

@@ -198,9 +198,7 @@ def test_deferred_fields_are_read_from_the_row(order):
         ("day", datetime.date(2026, 1, 2), "2026-01-02"),
         (
             "at",
-            datetime.datetime(
-                2026, 1, 2, 3, tzinfo=datetime.timezone(datetime.timedelta(hours=2))
-            ),
+            datetime.datetime(2026, 1, 2, 3, tzinfo=datetime.timezone(datetime.timedelta(hours=2))),
             "2026-01-02T01:00:00Z",
         ),
         ("ratio", "0.5", 0.5),
@@ -430,7 +428,11 @@ class TestRegistration:
     @pytest.mark.parametrize(
         ("model", "kwargs", "message"),
         [
-            (Tag, {"topics": ["t.{nme}"]}, r"topics\[0\] 't.{nme}' names 'nme'.*from: pk, id, name"),
+            (
+                Tag,
+                {"topics": ["t.{nme}"]},
+                r"topics\[0\] 't.{nme}' names 'nme'.*from: pk, id, name",
+            ),
             (Tag, {"fields": ["nme"]}, r"fields names 'nme'.*Choose from: id, name"),
             (Place, {"topics": ["t.{tags}"]}, "names 'tags'"),
             (Tag, {"fields": ["places"]}, "names 'places'"),

@@ -37,7 +37,9 @@ def test_ordering(client, seeded):
     customer = Customer.objects.first()
     form = {"customer": customer.pk, "item": "Grinder", "quantity": 2}
     assert client.post(reverse("place-order"), form).status_code == 302
-    assert client.post(reverse("place-order"), form, HTTP_ACCEPT="application/json").status_code == 204
+    assert (
+        client.post(reverse("place-order"), form, HTTP_ACCEPT="application/json").status_code == 204
+    )
     assert client.post(reverse("place-order"), {"item": "?"}).status_code == 400
     assert [e.data["fields"]["total"] for e in bus.history("orders")] == ["259.00", "259.00"]
 
@@ -58,7 +60,13 @@ def test_a_customers_page_is_private(client, seeded):
 def test_the_admin_publishes(client, seeded):
     client.login(username="demo", password="demo")
     order = Order.objects.first()
-    form = {"customer": order.customer_id, "item": "cup", "quantity": 1, "status": "sent", "total": "1"}
+    form = {
+        "customer": order.customer_id,
+        "item": "cup",
+        "quantity": 1,
+        "status": "sent",
+        "total": "1",
+    }
     response = client.post(reverse("admin:shop_order_change", args=[order.pk]), form)
     assert response.status_code == 302
     updates = [e.data for e in bus.history("orders") if e.data["pk"] == order.pk]

@@ -54,7 +54,9 @@ def test_no_event_line_without_a_name(subscribe):
 def test_resuming(subscribe, how):
     events = [bus.publish("news", n) for n in range(4)]
     if how == "header":  # which counts more than the query that the page began with
-        stream = subscribe(f"topic=news&last_event_id={events[3].id}", HTTP_LAST_EVENT_ID=events[1].id)
+        stream = subscribe(
+            f"topic=news&last_event_id={events[3].id}", HTTP_LAST_EVENT_ID=events[1].id
+        )
     else:
         stream = subscribe(f"topic=news&last_event_id={events[1].id}")
     assert stream.until(lambda block: block.retry is None).id == events[1].id
@@ -109,7 +111,11 @@ def test_heartbeats_keep_a_quiet_stream_fresh(subscribe, configure):
         ("topic=**", 403, "You may not read these topics."),
         ("topic=customers.*", 403, "You may not read these topics."),
         ("topic=orders.**", 403, "You may not read these topics."),
-        ("&".join(f"topic=load.{n}" for n in range(51)), 429, "51 topics in one stream; MAX_TOPICS"),
+        (
+            "&".join(f"topic=load.{n}" for n in range(51)),
+            429,
+            "51 topics in one stream; MAX_TOPICS",
+        ),
     ],
 )
 def test_refusals(client, query, status, detail):
@@ -296,7 +302,8 @@ class TestAsView:
         assert "has topics of its own" in json.loads(response.content)["detail"]
 
     @pytest.mark.parametrize(
-        ("value", "status"), [("5", 200), ("*", 400), ("**", 400), ("a.b", 400), ("", 400), ("a b", 400)]
+        ("value", "status"),
+        [("5", 200), ("*", 400), ("**", 400), ("a.b", 400), ("", 400), ("a b", 400)],
     )
     def test_url_values_fill_one_segment_only(self, value, status):
         response = self.get(

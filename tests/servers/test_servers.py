@@ -114,9 +114,7 @@ def test_heartbeats_let_a_quiet_stream_resume(serve, http, follow, kind):
     beats = (re.search(r"id: (\S+-(\d+))\n\n$", chunk) for chunk in chunks)
     last_id = next(match[1] for match in beats if int(match[2]) >= 12)
     response.close()
-    events, _ = follow(
-        f"{server.url}/events/", "news", "orders", last_event_id=last_id
-    )
+    events, _ = follow(f"{server.url}/events/", "news", "orders", last_event_id=last_id)
     place(http, server.url)
     assert next(events).event == "shop.order.created"  # and no stream-reset before it
 
@@ -159,4 +157,3 @@ def test_open_streams_hold_no_database_connection(
             follow(f"{server.url}/events/", f"customers.{customer}")
         wait_until(lambda: streams(http, server.url) == 45, "45 streams to open")
         wait_until(lambda: count() <= 3, "connections to be given back")
-

@@ -37,7 +37,8 @@ def test_encoding(data, body, text):
 
 
 @pytest.mark.parametrize(
-    "data", [object(), {1: object()}, {"a": float("nan")}, [float("inf")], {("a",): 1}, b"bytes", {1, 2}]
+    "data",
+    [object(), {1: object()}, {"a": float("nan")}, [float("inf")], {("a",): 1}, b"bytes", {1, 2}],
 )
 def test_data_that_json_cannot_carry(data):
     with pytest.raises(InvalidEvent, match="data for topic 't'.*DjangoJSONEncoder"):
@@ -73,7 +74,9 @@ def test_good_event_names(event):
 @pytest.mark.parametrize(("data", "size"), [("x" * 10, 10), ("ü" * 5, 10), ([1, 2, 3, 40], 10)])
 def test_size_is_counted_in_encoded_bytes(data, size):
     assert len(encode(data, max_size=size).body) == size
-    with pytest.raises(EventTooLarge, match=f"is {size} bytes encoded; MAX_EVENT_SIZE is {size - 1}"):
+    with pytest.raises(
+        EventTooLarge, match=f"is {size} bytes encoded; MAX_EVENT_SIZE is {size - 1}"
+    ):
         encode(data, max_size=size - 1)
 
 

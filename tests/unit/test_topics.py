@@ -17,7 +17,18 @@ NOT_TOPICS = [
     None, 5, b"a", ["a"],
 ]  # fmt: skip
 PATTERNS = ["*", "**", "a.*", "*.b", "a.*.c", "a.**", "*.*.**"]
-NOT_PATTERNS = ["a*", "*a", "a.b*", "**.a", "a.**.b", "***", "a.***", "*" * 3, "a.* ", "x." * 127 + "**"]
+NOT_PATTERNS = [
+    "a*",
+    "*a",
+    "a.b*",
+    "**.a",
+    "a.**.b",
+    "***",
+    "a.***",
+    "*" * 3,
+    "a.* ",
+    "x." * 127 + "**",
+]
 
 
 @pytest.mark.parametrize("name", TOPICS)
