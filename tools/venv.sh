@@ -56,6 +56,8 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     if [ -n "$uv" ]; then
         uv pip install --quiet --python .venv/bin/python --editable . --group "$group" || fail "uv could not install '$group'."
     else
+        .venv/bin/python -m pip --version >/dev/null 2>&1 ||
+            .venv/bin/python -m ensurepip >/dev/null 2>&1 || fail ".venv has no pip; remove it and try again."
         # Dependency groups came with pip 25.1.
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' || fail "pip could not be upgraded."
         .venv/bin/python -m pip install --quiet --editable . --group "$group" || fail "pip could not install '$group'."

@@ -1,0 +1,174 @@
+"""The order board in headless Chromium, with its native EventSource."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from tests.conftest import missing
+from tests.processes import wait_until
+from tests.servers.test_servers import place
+
+pytestmark = [pytest.mark.server, pytest.mark.browser]
+
+#: Milliseconds that the page may take for anything.
+PATIENCE = 20_000
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        missing("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--no-first-run",
+            ],
+        )
+        yield browser
+        browser.close()
+    # Playwright leaves Django's async guard believing that this thread has an event loop.
+    os.environ.pop("DJANGO_ALLOW_ASYNC_UNSAFE", None)
+
+
+@pytest.fixture
+def page(chromium):
+    context = chromium.new_context(viewport={"width": 1200, "height": 860})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    context.close()
+    assert errors == []
+
+
+def rows(page):
+    return page.locator("#orders tr")
+
+
+def live(page):
+    page.wait_for_selector('#state[data-state="live"]')
+
+
+def has_text(page, selector, text):
+    page.wait_for_function(
+        "([selector, text]) => document.querySelector(selector).textContent === text",
+        arg=[selector, text],
+    )
+
+
+def test_the_board_moves_without_a_reload(serve, http, page):
+    server = serve("uvicorn")
+    page.goto(server.url)
+    live(page)
+    assert rows(page).count() == 6
+    page.evaluate("window.stillHere = true")
+    place(http, server.url, "Grinder")
+    has_text(page, "#events", "1")
+    assert rows(page).count() == 7
+    assert "Grinder" in rows(page).first.inner_text()
+    page.select_option("#place [name=item]", "Kettle")
+    page.select_option("#place [name=customer]", index=1)
+    page.click("#place button")
+    has_text(page, "#events", "2")
+    assert "Kettle" in rows(page).first.inner_text()
+    assert page.evaluate("window.stillHere") is True
+
+
+def test_the_board_survives_a_restart_and_refetches(serve, http, page):
+    server = serve("uvicorn")
+    page.goto(server.url)
+    live(page)
+    place(http, server.url)
+    has_text(page, "#events", "1")
+    server.stop()
+    page.wait_for_selector('#state[data-state="reconnecting"]')
+    server = serve("uvicorn", port=server.port)
+    place(http, server.url, "Cup and saucer")  # maybe missed by the page: history is gone
+    has_text(page, "#resets", "1")
+    live(page)
+    assert "Cup and saucer" in rows(page).first.inner_text()
+    place(http, server.url, "Grinder")
+    page.wait_for_function("document.querySelector('#orders').innerText.includes('Grinder')")
+    assert rows(page).count() == 9
+    assert page.locator("#log .reset").count() == 1
+
+
+def log_in(page, url):
+    page.goto(f"{url}/login/")
+    page.fill("[name=username]", "demo")
+    page.fill("[name=password]", "demo")
+    page.click("main button")
+    live(page)
+
+
+def log_out_in_another_tab(page, url):
+    """The server ends the streams of the session."""
+    other = page.context.new_page()
+    other.goto(url)
+    other.click("nav form button")
+    other.wait_for_selector("nav a[href='/login/']")
+    other.close()
+
+
+def test_a_cut_stream_resumes_by_itself_without_a_reset(serve, http, page):
+    """The browser keeps the id of the opening block and of heartbeats, which dispatch nothing."""
+    server = serve("uvicorn", bus={"HEARTBEAT": 0.3, "RETRY": 4000})
+    log_in(page, server.url)
+    log_out_in_another_tab(page, server.url)
+    page.wait_for_selector('#state[data-state="reconnecting"]')
+    for item in ("Grinder", "Kettle"):
+        place(http, server.url, item)
+    has_text(page, "#events", "2")
+    assert page.locator("#resets").inner_text() == "0"
+    assert [t.split("\t")[2] for t in rows(page).all_inner_texts()[:2]] == ["Kettle", "Grinder"]
+
+
+def test_the_private_page(serve, http, page):
+    server = serve("uvicorn")
+    log_in(page, server.url)
+    page.goto(f"{server.url}/customers/1/")
+    live(page)
+    before = rows(page).count()
+    place(http, server.url, "Grinder")  # of customer 1
+    has_text(page, "#events", "1")
+    assert rows(page).count() == before + 1
+    # Logged out, the stream ends, and the answer to its return is no.
+    log_out_in_another_tab(page, server.url)
+    page.wait_for_selector('#state[data-state="refused"]')
+
+
+def test_an_event_source_gives_up_on_403(serve, page):
+    server = serve("uvicorn")
+    page.goto(server.url)
+    state = page.evaluate(
+        """() => new Promise((resolve) => {
+            const source = new EventSource("/events/?topic=secret");
+            source.onerror = () => resolve(source.readyState);
+        })"""
+    )
+    assert state == 2  # CLOSED
+
+
+def test_the_page_is_closed_and_the_stream_is_gone(serve, http, page):
+    server = serve("uvicorn")
+    page.goto(server.url)
+    live(page)
+    page.goto("about:blank")
+    health = f"{server.url}/events/health/"
+    wait_until(
+        lambda: http.get(health).json()["buses"]["default"]["streams"] == 0, "the stream to end"
+    )
