@@ -1,22 +1,26 @@
+"""Every ``python`` block of the README and the documentation runs, page by page, in order."""
+
+from __future__ import annotations
+
 import re
-from pathlib import Path
 
 import pytest
 
-from flosse_bus import buses
+from tests.processes import ROOT
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
-PAGES = [p for p in sorted(DOCS.glob("*.md")) if BLOCK.search(p.read_text())]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [
+    page
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    if BLOCK.search(page.read_text())
+]
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page(page):
-    buses.close_all()
     text = page.read_text()
-    ns = {"__name__": "docs"}
-    for m in BLOCK.finditer(text):
-        line = text[: m.start(1)].count("\n")
-        exec(compile("\n" * line + m[1], str(page), "exec"), ns)
-    buses.close_all()
+    names = {"__name__": "docs"}
+    for block in BLOCK.finditer(text):
+        line = text[: block.start(1)].count("\n")  # so that a traceback points into the page
+        exec(compile("\n" * line + block[1], str(page), "exec"), names)
