@@ -6,8 +6,15 @@ import asyncio
 import os
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from flosse_bus import buses
+from tests import TORTURE
+
+# The suite tries the same examples every time; make torture tries new ones, and many. No deadline:
+# no test asserts a speed.
+hypothesis_settings.register_profile("suite", derandomize=not TORTURE, deadline=None)
+hypothesis_settings.load_profile("suite")
 
 
 def missing(what: str) -> None:

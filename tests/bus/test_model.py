@@ -20,6 +20,7 @@ from flosse_bus.hub import Hub
 from flosse_bus.message import Mark, Message, Reset
 from flosse_bus.test import item
 from flosse_bus.topics import compile_pattern
+from tests import TORTURE
 
 TOPICS = ["a", "b", "c.1", "c.2"]
 NAMES = [*TOPICS, "c.*", "**", "never"]
@@ -261,10 +262,9 @@ class Log(RuleBasedStateMachine):
 
 
 Log.TestCase.settings = settings(
-    max_examples=250,
+    max_examples=20_000 if TORTURE else 250,
     stateful_step_count=40,
-    deadline=None,
-    phases=(Phase.generate,),
+    phases=(Phase.generate,),  # a failure is printed as it is: shrinking takes minutes
     suppress_health_check=list(HealthCheck),
 )
 TestLog = Log.TestCase

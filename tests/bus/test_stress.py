@@ -11,19 +11,20 @@ import pytest
 from flosse_bus import bus
 from flosse_bus.readers import AsyncReader, ThreadReader
 from flosse_bus.wire import Decoder
+from tests import TORTURE
 
 PUBLISHERS = 50
 EVENTS = 20_000
 TOPICS = 200
 STREAMS = 100
-SEED = 20_261_120
+SEEDS = range(100, 160) if TORTURE else [100]
 
 
 class Client:
     """An EventSource that is cut at random and comes back with its last id."""
 
     def __init__(self, seed):
-        self.random = random.Random(seed)
+        self.random = random.Random(f"client {seed}")
         self.names = [
             f"load.{n}" for n in self.random.sample(range(TOPICS), self.random.randint(1, 8))
         ]
@@ -56,16 +57,17 @@ class Client:
 
 
 @pytest.mark.timeout(60)
-def test_nothing_is_lost_doubled_or_reordered(run):
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_is_lost_doubled_or_reordered(run, seed):
     sent = {}
     lock = threading.Lock()
-    clients = [Client(SEED + n) for n in range(STREAMS)]
+    clients = [Client(f"{seed} {n}") for n in range(STREAMS)]
 
-    def publish(seed):
-        choose = random.Random(seed)
+    def publish(publisher):
+        choose = random.Random(f"publisher {seed} {publisher}")
         for n in range(EVENTS // PUBLISHERS):
             topic = f"load.{choose.randrange(TOPICS)}"
-            event = bus.publish(topic, {"by": seed, "n": n})
+            event = bus.publish(topic, {"by": publisher, "n": n})
             with lock:
                 sent[int(event.id.rpartition("-")[2])] = (topic, event.id)
 
