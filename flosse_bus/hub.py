@@ -522,8 +522,9 @@ class Hub:
                 except Exception:
                     logger.exception("bus %r: could not drop idle topics", self._config.alias)
 
-    async def sweep(self, linger: float = LINGER) -> None:
+    async def sweep(self, linger: float | None = None) -> None:
         """Stop following what has had no stream for ``linger`` seconds, and forget dead topics."""
+        linger = LINGER if linger is None else linger
         async with self._opening:
             with self.lock:
                 idle = self._drop_idle(time.monotonic() - linger)

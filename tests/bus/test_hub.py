@@ -474,3 +474,100 @@ def test_readers_in_threads_and_the_loop_do_not_collide(run):
             assert brief(got[1:]) == list(range(2000))
 
     run(main())
+
+
+class Deaf(MemoryBackend):
+    """Its listener never delivers anything."""
+
+    def listen(self):
+        listener = super().listen()
+        listener.put = lambda record: None
+        return listener
+
+
+def test_a_listener_that_does_not_get_on_is_an_error_and_not_a_hang(run, monkeypatch):
+    monkeypatch.setattr("flosse_bus.hub.PATIENCE", 0.05)
+
+    async def main():
+        async with hub_of(Deaf) as (hub, backend):
+            await hub.open(["t"], after=None, signal=Flags())
+            backend.publish(item("u"))
+            with pytest.raises(BackendUnavailable, match="is not getting on"):
+                await hub.open(["u"], after=None, signal=Flags())
+            await hub.open(["t"], after=None, signal=Flags())
+
+    run(main())
+
+
+def test_housekeeping_goes_on_by_itself_and_survives_errors(run, monkeypatch, caplog):
+    monkeypatch.setattr("flosse_bus.hub.LINGER", 0.0)
+
+    async def main():
+        async with hub_of(heartbeat=0.02) as (hub, _backend):
+            subscription = await hub.open(["t"], after=None, signal=Flags())
+
+            async def unwatch(names):
+                raise ConnectionError("cut")
+
+            hub._listener.unwatch = unwatch
+            hub.close(subscription)
+            while "could not drop idle topics" not in caplog.text:
+                await asyncio.sleep(0.001)
+            signal = Flags()
+            await hub.open(["t"], after=None, signal=signal, heartbeat=0.02)
+            while not signal.times:
+                await asyncio.sleep(0.001)
+
+    run(main())
+
+
+def test_an_exact_topic_knows_more_than_the_pattern_that_had_it(run):
+    """The pattern has forgotten what is old; the topic's own history is exact."""
+
+    async def main():
+        async with hub_of(history_ttl=0.05) as (hub, backend):
+            pattern = await hub.open(["p.*"], after=None, signal=Flags())
+            all_of(pattern)
+            await publish(hub, backend, "p.1", "old")
+            await publish(hub, backend, "p.2", "old")
+            await asyncio.sleep(0.06)
+            await hub.sweep()  # p.1 and p.2 are dead; the pattern knows that something is lost
+            await publish(hub, backend, "p.1", "new")
+            epoch = backend.tail().epoch
+            exact = await hub.open(["p.1"], after=f"{epoch}-1", signal=Flags())
+            assert brief(all_of(exact)) == [("mark", "1"), "new"]
+            assert brief(all_of(pattern)) == ["old", "old", "new"]
+
+    run(main())
+
+
+def test_a_loss_under_a_pattern_during_an_outage_is_told(run):
+    async def main():
+        async with hub_of(history_ttl=0.02) as (hub, backend):
+            subscription = await hub.open(["p.*"], after=None, signal=Flags())
+            all_of(subscription)
+            hub._listener.interrupt()
+            backend.publish(item("p.1"))  # not heard of, and expired before the loop comes to it
+            until = asyncio.get_running_loop().time() + 0.03
+            while asyncio.get_running_loop().time() < until:
+                pass
+            await reached(hub, 1)
+            assert brief(all_of(subscription)) == ["overflow:p.*"]
+
+    run(main())
+
+
+def test_a_subscription_closed_while_the_hub_is_busy_is_taken_out_later(run):
+    """As when the garbage collector closes a stream in the midst of a dispatch."""
+
+    async def main():
+        async with hub_of() as (hub, _backend):
+            subscription = await hub.open(["t"], after=None, signal=Flags())
+            with hub.lock:
+                hub.close(subscription)
+                assert subscription.closed == "closed"
+                assert hub.streams == 1
+            while hub.streams:
+                await asyncio.sleep(0)
+
+    run(main())

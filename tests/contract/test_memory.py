@@ -4,6 +4,7 @@ import asyncio
 import os
 
 from flosse_bus.backends import memory
+from flosse_bus.backends.base import BusBackend
 from flosse_bus.backends.memory import MemoryBackend
 from flosse_bus.test import BackendContract, item, wait_until
 
@@ -67,3 +68,20 @@ class TestMemoryBackend(BackendContract):
             backend.publish(item("a"))
             backend.publish(item("a"))
             asyncio.run(listener.aclose())
+
+
+class SyncOnly(MemoryBackend):
+    """A backend that brings no async methods of its own."""
+
+    apublish = BusBackend.apublish
+    atail = BusBackend.atail
+    aread = BusBackend.aread
+
+
+class TestAsyncTwinsByDefault(BackendContract):
+    def make_backend(self, config):
+        return SyncOnly(config)
+
+    def test_they_have_nothing_to_complain_of(self):
+        with self.backend() as backend:
+            assert BusBackend.check(backend) == []

@@ -242,6 +242,16 @@ class TestLimits:
         assert len(bus.streams) == 0
 
 
+def test_a_place_is_given_up_when_opening_fails(client, monkeypatch):
+    def fail():
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(bus.backend, "tail", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        client.get("/events/?topic=news")
+    assert len(bus.streams) == 0
+
+
 class Deny(BaseSSEPermission):
     def has_permission(self, request):
         return False
