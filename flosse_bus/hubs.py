@@ -117,7 +117,7 @@ class Hubs:
     def counters(self) -> Counter[str]:
         total: Counter[str] = Counter()
         for hub in self.all():
-            total.update(hub.counters.copy())
+            total.update(hub.board.counters.copy())
         return total
 
     @property

@@ -1,6 +1,6 @@
 """One open stream: its topics, where it stands, and a bounded number of pending messages.
 
-The invariant, held under the hub's lock: while ``_live``, every message of the topics after
+The invariant, held under the switchboard's lock: while ``_live``, every message of the topics after
 ``position`` is pending. While not live nothing is pushed; once the pending ones are taken, the
 next page is read from the rings at ``position``. Replay after connecting, catching up after an
 overflow and repair after an outage are this one mechanism, so they cannot disagree.
@@ -20,7 +20,7 @@ from .cursor import Cursor
 from .message import Mark, Message, Reset
 
 if TYPE_CHECKING:
-    from .hub import Channel, Hub, Interest
+    from .switchboard import Channel, Interest, Switchboard
 
 logger = logging.getLogger("flosse_bus")
 
@@ -41,8 +41,8 @@ class Subscription:
 
     __slots__ = (
         "_beat_due",
+        "_board",
         "_heartbeat",
-        "_hub",
         "_last_taken",
         "_live",
         "_max_bytes",
@@ -62,7 +62,7 @@ class Subscription:
 
     def __init__(
         self,
-        hub: Hub,
+        board: Switchboard,
         names: tuple[str, ...],
         *,
         signal: Signal,
@@ -70,7 +70,7 @@ class Subscription:
         max_bytes: int,
         heartbeat: float | None,
     ) -> None:
-        self._hub = hub
+        self._board = board
         self._signal = signal
         self._max_pending = max_pending
         self._max_bytes = max_bytes
@@ -97,7 +97,7 @@ class Subscription:
 
     def take(self) -> list[Item]:
         """Return what comes next, at most about 64 KiB of it; empty when there is nothing."""
-        with self._hub.lock:
+        with self._board.lock:
             if not self._pending and not self._live and self.closed is None:
                 self._read_page()
             taken: list[Item] = []
@@ -120,7 +120,7 @@ class Subscription:
 
     def take_heartbeat(self) -> list[Item]:
         """Return a fresh cursor if the stream has been silent for its heartbeat."""
-        with self._hub.lock:
+        with self._board.lock:
             if not self._beat_due:
                 return []
             self._beat_due = False
@@ -130,13 +130,13 @@ class Subscription:
     @property
     def cursor(self) -> Cursor:
         """Where a reader of everything taken so far stands."""
-        with self._hub.lock:
+        with self._board.lock:
             return self._cursor()
 
     def wake(self) -> None:
         self._signal.set()
 
-    # For the hub, under its lock.
+    # For the switchboard, under its lock.
 
     def open_at(self, position: int) -> None:
         """Stand at ``position``: what the rings hold after it comes first."""
@@ -195,7 +195,7 @@ class Subscription:
             if interest in lost or any(interest.covers(source.name) for source in lost)
         ]
         names = tuple(interest.name for interest in hit)
-        now = max(self._hub.position, *(source.evicted for source in lost))
+        now = max(self._board.position, *(source.evicted for source in lost))
         if len(hit) == len(self.interests):
             self.reset(names, reason, max(self.position, now))
             return
@@ -229,14 +229,14 @@ class Subscription:
         self._pending = deque(item for item in self._pending if type(item) is Reset)
         self._pending_bytes = 0
         self._live = False
-        self._hub.counters["overflows"] += 1
+        self._board.counters["overflows"] += 1
 
     def _say(self, names: tuple[str, ...], reason: str, *, log: bool = True) -> None:
         self.resets += 1
-        self._hub.counters["resets"] += 1
+        self._board.counters["resets"] += 1
         if log:
             logger.warning("stream reset (%s) on %s", reason, ", ".join(names))
-        cursor = Cursor(self._hub.epoch, self.position)
+        cursor = Cursor(self._board.epoch, self.position)
         self._pending.append(Reset(topics=names, reason=reason, cursor=cursor, at=time.time()))
         self._signal.set()
 
@@ -249,12 +249,12 @@ class Subscription:
         self._pending_bytes += sum(message.size for message in page)
         # A cursor that came by another process may be ahead of this hub. Until the hub has passed
         # it, reading from the rings is what keeps older events out.
-        if more or self._hub.position < self.position:
+        if more or self._board.position < self.position:
             return
         self._live = True
         if self._skip:  # the cursor was held back (report_lost): bring it up to date
-            position = self._hub.position
-            id = str(Cursor(self._hub.epoch, position))
+            position = self._board.position
+            id = str(Cursor(self._board.epoch, position))
             self._pending.append(Mark(id=id, position=position))
 
     def _kept(self) -> Iterator[Message]:
@@ -267,8 +267,8 @@ class Subscription:
     def _cursor(self) -> Cursor:
         position = self.position
         if self._live and not self._pending:
-            position = max(position, self._hub.position)
-        return Cursor(self._hub.epoch, position)
+            position = max(position, self._board.position)
+        return Cursor(self._board.epoch, position)
 
 
 def _position(message: Message) -> int:

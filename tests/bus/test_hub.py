@@ -60,7 +60,7 @@ async def publish(hub, backend, topic, *data):
 
 
 async def reached(hub, position):
-    while hub.position < position:
+    while hub.board.position < position:
         await asyncio.sleep(0)
 
 
@@ -77,11 +77,11 @@ def test_an_overflow_is_made_good_from_the_ring(run):
             subscription = await hub.open(["t"], after=None, signal=Flags())
             assert brief(all_of(subscription)) == [("mark", "0")]
             await publish(hub, backend, "t", *range(10))
-            assert hub.counters["overflows"] == 1
+            assert hub.board.counters["overflows"] == 1
             assert brief(all_of(subscription)) == list(range(10))
             await publish(hub, backend, "t", 10)
             assert brief(all_of(subscription)) == [10]
-            assert hub.counters["resets"] == 0
+            assert hub.board.counters["resets"] == 0
 
     run(main())
 
@@ -107,7 +107,7 @@ def test_pending_bytes_are_bounded_too(run):
             all_of(subscription)
             big = "x" * 600_000
             await publish(hub, backend, "t", big, big)
-            assert hub.counters["overflows"] == 1
+            assert hub.board.counters["overflows"] == 1
             assert brief(all_of(subscription)) == [big, big]
 
     run(main())
@@ -131,7 +131,7 @@ def test_an_overflow_does_not_swallow_a_reset_or_the_place_to_resume(run):
         async with hub_of(max_pending=2, history_size=3) as (hub, backend):
             await publish(hub, backend, "lost", 0, 1, 2, 3, 4)
             await publish(hub, backend, "whole", "a")
-            epoch = hub.epoch or backend.tail().epoch
+            epoch = hub.board.epoch or backend.tail().epoch
             subscription = await hub.open(["lost", "whole"], after=f"{epoch}-0", signal=Flags())
             [first] = subscription.take()[:1]
             assert brief([first]) == ["expired:lost"]
@@ -143,7 +143,7 @@ def test_an_overflow_does_not_swallow_a_reset_or_the_place_to_resume(run):
     async def publish(hub, backend, topic, *data):
         for one in data:
             record = backend.publish(item(topic, one))
-        if hub.epoch:
+        if hub.board.epoch:
             await reached(hub, record.position)
 
     run(main())
@@ -175,7 +175,7 @@ def test_a_cursor_that_is_ahead_of_the_hub_waits_for_it(run):
             other = await hub.open(["t"], after=None, signal=Flags())
             for n in range(3):
                 last = backend.publish(item("t", n))
-            assert hub.position == 0
+            assert hub.board.position == 0
             subscription = await hub.open(["t"], after=str(last.cursor), signal=Flags())
             assert brief(all_of(subscription)) == [("mark", "3")]
             await reached(hub, 3)
@@ -229,7 +229,7 @@ def test_an_interruption_is_repaired_from_the_log(run):
             last = backend.publish(item("p.new", 4))
             await reached(hub, last.position)
             assert brief(all_of(subscription)) == [0, 1, 2, 3, 4]
-            assert hub.counters["resets"] == 0
+            assert hub.board.counters["resets"] == 0
 
     run(main())
 
@@ -295,7 +295,7 @@ def test_a_new_epoch_resets_and_goes_on(run):
             await publish(hub, backend, "t", 0)
             backend.flush()
             last = backend.publish(item("t", 1))
-            while hub.epoch != last.epoch:
+            while hub.board.epoch != last.epoch:
                 await asyncio.sleep(0)
             assert brief(all_of(subscription)) == ["unknown:t,p.*"]
             await publish(hub, backend, "t", 2)
@@ -318,9 +318,9 @@ def test_idle_topics_are_dropped_and_found_again(run):
             hub.close(subscription)
             hub.close(subscription)
             await hub.sweep(linger=1000)
-            assert set(hub._interests) == {"t", "p.*"}
+            assert set(hub.board._interests) == {"t", "p.*"}
             await hub.sweep(linger=0)
-            assert hub._interests == hub._channels == {}
+            assert hub.board._interests == hub.board._channels == {}
             await publish(hub, backend, "t", 2)
             again = await hub.open(["t", "p.*"], after=cursor, signal=Flags())
             assert brief(all_of(again)) == [("mark", "0"), 0, 1, 2]
@@ -340,7 +340,7 @@ def test_a_pattern_does_not_hoard_dead_topics(run):
             assert brief(all_of(subscription)) == list(range(20))
             await asyncio.sleep(0.02)
             await hub.sweep()
-            assert hub._channels == {}
+            assert hub.board._channels == {}
             # Live readers have missed nothing; those who come back from before have.
             await publish(hub, backend, "p.1", "again")
             assert brief(all_of(subscription)) == ["again"]
@@ -416,7 +416,7 @@ def test_a_listener_that_fails_is_replaced_and_nothing_is_lost(run, monkeypatch,
             await reached(hub, last.position)
             await publish(hub, backend, "t", 3)
             assert brief(all_of(subscription)) == [0, 1, 2, 3]
-            assert hub.counters["resets"] == 0
+            assert hub.board.counters["resets"] == 0
 
     run(main())
     assert "listening on bus 'default' failed, trying again" in caplog.text
@@ -563,7 +563,7 @@ def test_a_subscription_closed_while_the_hub_is_busy_is_taken_out_later(run):
     async def main():
         async with hub_of() as (hub, _backend):
             subscription = await hub.open(["t"], after=None, signal=Flags())
-            with hub.lock:
+            with hub.board.lock:
                 hub.close(subscription)
                 assert subscription.closed == "closed"
                 assert hub.streams == 1

@@ -158,8 +158,8 @@ class Log(RuleBasedStateMachine):
     def bounds_hold(self):
         for client in self.clients:
             assert len(client.subscription._pending) <= PENDING + 2  # and a reset and a mark
-        for channel in self.hub._channels.values():
-            assert channel.ring.head <= self.hub.position
+        for channel in self.hub.board._channels.values():
+            assert channel.ring.head <= self.hub.board.position
 
     def settle(self):
         """When all is read, everybody stands at the end."""

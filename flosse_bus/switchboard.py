@@ -1,0 +1,332 @@
+"""The switchboard: which topics are followed, their rings, and who gets what.
+
+Plain code without I/O, called under :attr:`Switchboard.lock`, so that registration and snapshot are
+one step. The invariant: everything in the log up to ``position`` has been handed out to the
+subscriptions here, in order, and no ring holds anything beyond it. So whatever a reader takes from
+the rings comes before whatever is handed out to it later, over all its topics.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from .backends.base import Snapshot, TopicHistory
+from .conf import BusConfig
+from .cursor import EARLIEST, Cursor
+from .events import Record
+from .exceptions import InvalidCursor
+from .message import Message
+from .ring import Ring
+from .subscription import Subscription
+from .topics import compile_pattern, is_pattern
+
+logger = logging.getLogger("flosse_bus")
+
+
+class Channel:
+    """A topic that somebody here listens to."""
+
+    __slots__ = ("name", "ring", "subscriptions")
+
+    def __init__(self, name: str, ring: Ring[Message]) -> None:
+        self.name = name
+        self.ring = ring
+        self.subscriptions: dict[Subscription, None] = {}
+
+    @property
+    def evicted(self) -> int:
+        return self.ring.evicted
+
+
+class Interest:
+    """A topic or pattern that is listened to, with who wants it.
+
+    ``evicted`` is the highest position lost by covered topics that have no channel any more.
+    """
+
+    __slots__ = ("evicted", "idle_since", "name", "pattern", "regex", "subscriptions")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.pattern = is_pattern(name)
+        self.regex = compile_pattern(name)
+        self.evicted = 0
+        self.subscriptions: dict[Subscription, None] = {}
+        self.idle_since = time.monotonic()
+
+    def covers(self, topic: str) -> bool:
+        return self.regex.fullmatch(topic) is not None
+
+
+class Switchboard:
+    """The state of one :class:`~flosse_bus.hub.Hub`. Every method wants the lock held."""
+
+    def __init__(self, config: BusConfig) -> None:
+        self._config = config
+        self._channels: dict[str, Channel] = {}
+        self._interests: dict[str, Interest] = {}
+        self._patterns: list[Interest] = []
+        self.lock = threading.Lock()
+        self.subscriptions: dict[Subscription, None] = {}
+        self.epoch = ""
+        self.position = 0
+        self.counters: Counter[str] = Counter()
+
+    @property
+    def tail(self) -> Cursor:
+        return Cursor(self.epoch, self.position)
+
+    @property
+    def names(self) -> list[str]:
+        """The topics and patterns that are followed."""
+        return list(self._interests)
+
+    def follows(self, name: str) -> bool:
+        return name in self._interests
+
+    # Subscriptions
+
+    def register(self, subscription: Subscription) -> None:
+        """Connect a subscription with its topics, all of which are followed."""
+        self.subscriptions[subscription] = None
+        for name in subscription.names:
+            interest = self._interests[name]
+            interest.subscriptions[subscription] = None
+            subscription.interests.append(interest)
+            if interest.pattern:
+                for channel in self._channels.values():
+                    if interest.covers(channel.name):
+                        _join(channel, subscription)
+            else:
+                _join(self._channels[name], subscription)
+
+    def place(self, subscription: Subscription, after: str | None, tail: Cursor) -> None:
+        """Let a subscription begin where ``after`` says; ``tail`` is the log's at this time."""
+        now = time.time()
+        for channel in subscription.channels:
+            channel.ring.expire(now)
+        if after is None:
+            subscription.open_at(tail.position)
+            subscription.greet(str(tail))
+        elif after == EARLIEST:
+            subscription.open_at(0)
+            subscription.skip_lost()
+            kept = any(len(channel.ring) for channel in subscription.channels)
+            # A client that is cut off before the first event must ask for all of it again.
+            subscription.greet(EARLIEST if kept else str(self.tail))
+        else:
+            self._place_after(subscription, parse_cursor(after), tail)
+
+    def _place_after(self, subscription: Subscription, after: Cursor | None, tail: Cursor) -> None:
+        if after is None or after.epoch != tail.epoch or after.position > tail.position:
+            subscription.reset(subscription.names, "unknown", tail.position)
+            return
+        # A client must never hold an id beyond a loss that it has not been told of, so the
+        # opening mark is left out where a reset comes first.
+        subscription.open_at(after.position)
+        subscription.report_lost("expired")
+        if not subscription.resets:
+            subscription.greet(str(after))
+
+    def take_out(self, subscription: Subscription) -> None:
+        """Disconnect a subscription. Again is harmless."""
+        if subscription not in self.subscriptions:
+            return
+        del self.subscriptions[subscription]
+        now = time.monotonic()
+        for interest in subscription.interests:
+            del interest.subscriptions[subscription]
+            interest.idle_since = now
+        for channel in subscription.channels:
+            del channel.subscriptions[subscription]
+        subscription.channels.clear()
+
+    def beat(self, now: float) -> None:
+        for subscription in self.subscriptions:
+            subscription.beat(now)
+
+    def end_all(self, reason: str) -> None:
+        for subscription in self.subscriptions:
+            subscription.end(reason)
+
+    # Events
+
+    def start(self, tail: Cursor) -> None:
+        """Begin at the end of the log: nobody here has asked for what was before."""
+        self.epoch, self.position = tail.epoch, tail.position
+
+    def install(self, names: Sequence[str], snapshot: Snapshot, early: list[Record]) -> None:
+        """Follow ``names`` from a snapshot of them, and from what has come since it was asked for.
+
+        The snapshot's tail must have been handed out.
+        """
+        for topic, history in snapshot.topics.items():
+            channel = self._channels.get(topic)
+            if channel is None:
+                self._add_channel(topic).ring = self._ring_of(history)
+            elif history.evicted < channel.evicted:  # a pattern's ring may know less
+                ring = self._ring_of(history)
+                for message in channel.ring.after(ring.head):
+                    ring.append(message)
+                channel.ring = ring
+        for name in names:
+            interest = self._interests[name] = Interest(name)
+            if interest.pattern:
+                interest.evicted = snapshot.forgotten
+                self._patterns.append(interest)
+            elif name not in self._channels:
+                self._add_channel(name, lost=snapshot.forgotten)
+        self._hand_out(early)
+
+    def _add_channel(self, topic: str, lost: int | None = None) -> Channel:
+        """Begin to keep a topic, of which nothing after ``lost`` has been published before."""
+        channel = self._channels[topic] = Channel(topic, self._new_ring())
+        covering = [interest for interest in self._patterns if interest.covers(topic)]
+        bounds = [interest.evicted for interest in covering]
+        if lost is not None:
+            bounds.append(lost)
+        channel.ring.lose(min(bounds, default=0))
+        for interest in covering:
+            for subscription in interest.subscriptions:
+                _join(channel, subscription)
+        return channel
+
+    def _new_ring(self) -> Ring[Message]:
+        return Ring(size=self._config.history_size, ttl=self._config.history_ttl)
+
+    def _ring_of(self, history: TopicHistory) -> Ring[Message]:
+        ring = self._new_ring()
+        ring.lose(history.evicted)
+        for record in history.records:
+            ring.append(Message(record))
+        return ring
+
+    def dispatch(self, records: list[Record]) -> None:
+        """Hand out a batch, in order of position."""
+        self._hand_out(records)
+        if records[-1].epoch == self.epoch:
+            self.position = max(self.position, records[-1].position)
+
+    def repair(self, snapshot: Snapshot) -> None:
+        """Bring rings and subscriptions up to a snapshot of all that is followed."""
+        if snapshot.tail.epoch != self.epoch:
+            self._begin_epoch(snapshot)
+        else:
+            self._merge(snapshot)
+
+    def _hand_out(self, records: Iterable[Record]) -> None:
+        for record in records:
+            if record.epoch != self.epoch:
+                continue
+            channel = self._channels.get(record.topic)
+            if channel is None:
+                if not any(interest.covers(record.topic) for interest in self._patterns):
+                    continue
+                channel = self._add_channel(record.topic, lost=record.previous or None)
+            ring = channel.ring
+            if record.position <= ring.head:
+                continue
+            if record.previous > ring.head:
+                # The listener has missed one. Its readers may be past it, by other topics.
+                ring.lose(record.previous)
+                for subscription in channel.subscriptions:
+                    subscription.give_up([channel], "overflow")
+            message = Message(record)
+            ring.append(message)
+            for subscription in channel.subscriptions:
+                subscription.push(message)
+
+    def _begin_epoch(self, snapshot: Snapshot) -> None:
+        """All history is lost: take over the new log's and say so to every stream."""
+        self.epoch, self.position = snapshot.tail.epoch, snapshot.tail.position
+        for channel in self._channels.values():
+            history = snapshot.topics.get(channel.name)
+            if history is not None:
+                channel.ring = self._ring_of(history)
+            else:
+                channel.ring = self._new_ring()
+                channel.ring.lose(snapshot.forgotten)
+        for interest in self._patterns:
+            interest.evicted = snapshot.forgotten
+        for topic, history in snapshot.topics.items():
+            if topic not in self._channels:
+                self._add_channel(topic).ring = self._ring_of(history)
+        for subscription in self.subscriptions:
+            subscription.reset(subscription.names, "unknown", self.position, log=False)
+        if self.subscriptions:
+            logger.warning(
+                "bus %r has lost its history: %d streams reset",
+                self._config.alias,
+                len(self.subscriptions),
+            )
+
+    def _merge(self, snapshot: Snapshot) -> None:
+        # Whatever is not after self.position has been handed out here, kept or not.
+        for topic in snapshot.topics:
+            if topic not in self._channels:
+                self._add_channel(topic)
+        for name, channel in self._channels.items():
+            history = snapshot.topics.get(name)
+            evicted = snapshot.forgotten if history is None else history.evicted
+            if evicted > max(channel.ring.head, self.position):
+                _lose(channel, evicted)
+        for interest in self._patterns:
+            if snapshot.forgotten > max(interest.evicted, self.position):
+                interest.evicted = snapshot.forgotten
+                for subscription in interest.subscriptions:
+                    subscription.interrupt()
+        missed = [record for h in snapshot.topics.values() for record in h.records]
+        missed.sort(key=lambda record: record.position)
+        self._hand_out(missed)
+        self.position = max(self.position, snapshot.tail.position)
+
+    # Housekeeping
+
+    def drop_idle(self, before: float) -> list[str]:
+        """Stop following what has had no subscription since ``before``; return what that is."""
+        idle = [
+            interest.name
+            for interest in self._interests.values()
+            if not interest.subscriptions and interest.idle_since <= before
+        ]
+        for name in idle:
+            del self._interests[name]
+        self._patterns = [i for i in self._interests.values() if i.pattern]
+        return idle
+
+    def drop_dead(self, now: float) -> None:
+        """Forget topics that nobody follows, or of which nothing is kept."""
+        for channel in list(self._channels.values()):
+            if channel.name in self._interests:
+                continue
+            covering = [interest for interest in self._patterns if interest.covers(channel.name)]
+            channel.ring.expire(now)
+            if covering and len(channel.ring):
+                continue
+            del self._channels[channel.name]
+            for subscription in channel.subscriptions:
+                subscription.drop_channel(channel, covering)
+            for interest in covering:
+                interest.evicted = max(interest.evicted, channel.ring.evicted)
+
+
+def _join(channel: Channel, subscription: Subscription) -> None:
+    channel.subscriptions[subscription] = None
+    subscription.channels[channel] = None
+
+
+def _lose(channel: Channel, position: int) -> None:
+    channel.ring.lose(position)
+    for subscription in channel.subscriptions:
+        subscription.interrupt()
+
+
+def parse_cursor(text: str) -> Cursor | None:
+    try:
+        return Cursor.parse(text)
+    except InvalidCursor:
+        return None
