@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -370,7 +371,8 @@ def _in_event_loop() -> bool:
 buses = BusHandler()
 bus = cast(Bus, ConnectionProxy(cast(Any, buses), DEFAULT_ALIAS))
 
-os.register_at_fork(after_in_child=buses.after_fork)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=buses.after_fork)
 
 
 def _settings_changed(*, setting: str, **kwargs: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 import time
 import weakref
@@ -36,7 +37,8 @@ class MemoryBackend(BusBackend):
         # A child has a copy of the rings but not of what the parent publishes next: two logs
         # with one epoch would vouch for each other's positions. It starts a log of its own.
         this = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _begin_again(this))
+        if sys.platform != "win32":
+            os.register_at_fork(after_in_child=lambda: _begin_again(this))
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
