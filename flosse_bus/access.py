@@ -58,17 +58,14 @@ class Access:
         self._trusted = trusted
         self._recheck_every = recheck_every
         self._checked = time.monotonic()
-
-    @property
-    def always(self) -> bool:
-        """Is this for everyone, so that there is nothing to ask again?"""
-        return not self._permission_classes and all(
-            covered(name, self._config.public_topics) for name in self._names
+        #: Is this for everyone, so that there is nothing to ask again?
+        self.always = not permission_classes and all(
+            covered(name, config.public_topics) for name in names
         )
 
     @property
     def due(self) -> bool:
-        return time.monotonic() - self._checked >= self._recheck_every and not self.always
+        return not self.always and time.monotonic() - self._checked >= self._recheck_every
 
     def check(self) -> Refusal | None:
         """Ask. Sync code: it may use the ORM."""

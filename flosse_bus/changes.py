@@ -17,7 +17,7 @@ from .bus import buses
 from .conf import DEFAULT_ALIAS
 from .exceptions import InvalidTopic
 from .publications import ACTIONS, AnyModel, Publication
-from .rows import Values, fetch, field_of, many_to_many_of, plain, related_pks, values_of
+from .rows import Values, fetch, field_of, many_to_many_of, pk_of, plain, related_pks, values_of
 from .topics import fill, placeholders
 
 logger = logging.getLogger("flosse_bus")
@@ -206,8 +206,8 @@ def _before_save(
     for publication in _of_row(sender):
         before = None
         moving = _saved(publication, publication.moving, update_fields)
-        if moving and _may_exist(instance) and not _is_suppressed(sender):
-            before = fetch(publication.model, instance.pk, using, moving)
+        if moving and _may_exist(instance, publication.model) and not _is_suppressed(sender):
+            before = fetch(publication.model, pk_of(publication.model, instance), using, moving)
         _push(instance, publication, before)
 
 
@@ -237,9 +237,9 @@ def _after_save(
 
 
 def _before_delete(sender: AnyModel, instance: models.Model, using: str, **kwargs: Any) -> None:
-    # The row as it is stored: an instance may have been changed since, or loaded in part. Those
-    # of a queryset have just been loaded.
-    stale = isinstance(kwargs.get("origin"), models.Model) or instance.get_deferred_fields()
+    # The row as it is stored: the instance that was deleted, and its parents made from it, may
+    # have been changed since, or loaded in part. Those of a queryset or a cascade are fresh.
+    stale = isinstance(kwargs.get("origin"), type(instance)) or instance.get_deferred_fields()
     for publication in _of_table(sender):
         values = None
         if "deleted" in publication.actions and not _is_suppressed(sender):
@@ -286,11 +286,12 @@ def _m2m_changed(
             _publish(publication, "updated", one, using, [values], [field.name])
 
 
-def _may_exist(instance: models.Model) -> bool:
-    if instance.pk is None or hasattr(instance.pk, "resolve_expression"):
+def _may_exist(instance: models.Model, model: AnyModel) -> bool:
+    pk = pk_of(model, instance)
+    if pk is None or hasattr(pk, "resolve_expression"):
         return False
     # A new instance whose pk has a default is inserted, whatever its value, not updated.
-    return not (instance._state.adding and instance._meta.pk.has_default())
+    return not (instance._state.adding and model._meta.pk.has_default())
 
 
 def _saved(
@@ -299,11 +300,12 @@ def _saved(
     """Return those of the fields that a save with ``update_fields`` writes."""
     if update_fields is None:
         return list(names)
-    return [
-        name
-        for name in names
-        if name in update_fields or field_of(publication.model, name).name in update_fields
-    ]
+    saved = []
+    for name in names:
+        field = field_of(publication.model, name)
+        if not {field.name, field.attname}.isdisjoint(update_fields):
+            saved.append(name)
+    return saved
 
 
 def _push(instance: models.Model, key: object, value: Any) -> None:
@@ -316,8 +318,14 @@ def _push(instance: models.Model, key: object, value: Any) -> None:
 
 
 def _pop(instance: models.Model, key: object) -> Any:
-    stack = instance._state.__dict__.get("flosse_bus", {}).get(key)
-    return stack.pop() if stack else None
+    stacks = instance._state.__dict__.get("flosse_bus", {})
+    stack = stacks.get(key)
+    if not stack:
+        return None
+    value = stack.pop()
+    if not stack:
+        del stacks[key]  # or it would be pickled with the instance
+    return value
 
 
 def _peek(instance: models.Model, key: object) -> bool:
@@ -334,7 +342,7 @@ def _publish(
 ) -> None:
     """Publish the last of ``states`` to the topics of all of them."""
     meta = publication.model._meta
-    pk = plain(meta.pk, instance.pk)
+    pk = plain(meta.pk, pk_of(publication.model, instance))
     data: dict[str, Any] = {
         "action": action,
         "model": meta.label_lower,

@@ -96,6 +96,7 @@ def draft(topic: str, data: Any, event: str | None, *, max_size: int) -> Draft:
     """
     if event is not None:
         _check_name(event)
+        event = str.__str__(event)  # members of a str enum print as something else
     text = isinstance(data, str)
     body = _encode_text(topic, data) if text else _encode_data(topic, data)
     if len(body) > max_size:
@@ -103,7 +104,7 @@ def draft(topic: str, data: Any, event: str | None, *, max_size: int) -> Draft:
             f"data for topic {topic!r} is {len(body)} bytes encoded; MAX_EVENT_SIZE is {max_size}. "
             "Publish an id and let the client fetch the rest, or raise MAX_EVENT_SIZE."
         )
-    return Draft(topic=topic, event=event, body=body, text=text)
+    return Draft(topic=str.__str__(topic), event=event, body=body, text=text)
 
 
 def _check_name(event: str) -> None:

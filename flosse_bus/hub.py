@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import random
 import time
@@ -27,7 +28,7 @@ logger = logging.getLogger("flosse_bus")
 
 #: Seconds for which a topic is followed after its last stream, so that a reconnect finds it warm.
 LINGER = 30.0
-#: Seconds for which a stream that opens waits for the listener to catch up with the log.
+#: Seconds for which a stream that opens waits for the backend and for the listener to catch up.
 PATIENCE = 5.0
 #: Seconds between attempts to listen again: doubled each time, jittered, up to the last.
 BACKOFF = (0.1, 5.0)
@@ -42,11 +43,14 @@ class Hub:
         self._opening = asyncio.Lock()
         self._listener: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._openings: set[asyncio.Task[None]] = set()
+        self._impatient = 0
         # Records that arrive while a snapshot is fetched: they may be newer than it is.
         self._early: list[Record] | None = None
         self._repairing = False
         self._repairs = 0
         self._waiting: list[asyncio.Future[None]] = []
+        self._down = False
         self._stopped = False
         self.loop = asyncio.get_running_loop()
         self.board = Switchboard(config)
@@ -77,27 +81,61 @@ class Hub:
             max_bytes=max(4 * self._config.max_event_size, 1 << 20),
             heartbeat=heartbeat,
         )
+        # A task of its own: a backend that hangs must not hold the caller, nor a caller that is
+        # cancelled leave it half done.
+        opening = self.loop.create_task(self._open(subscription, after))
+        self._openings.add(opening)
+        try:
+            await asyncio.wait([opening])
+        except asyncio.CancelledError:
+            opening.cancel()
+            self.close(subscription)  # it may have been registered just now
+            raise
+        finally:
+            self._openings.discard(opening)
+        if not opening.cancelled():
+            opening.result()
+        elif not self._stopped:
+            raise self._out_of_patience()
         if self._stopped:
             subscription.end("shutdown")
-            return subscription
-        async with self._opening:
-            await self._follow(subscription.names)
-            tail = await self._tail_for(after)
-            # No await from here on: nothing can come between snapshot and registration.
-            with self.board.lock:
-                self.board.register(subscription)
-                self.board.place(subscription, after, tail)
-                if self._stopped:
-                    subscription.end("shutdown")
         return subscription
 
-    def close(self, subscription: Subscription, reason: str = "closed") -> None:
+    async def _open(self, subscription: Subscription, after: str | None) -> None:
+        impatient = self._impatient
+        async with self._opening:
+            if self._impatient != impatient:
+                raise self._out_of_patience()
+            if self._stopped:
+                return
+            timer = self.loop.call_later(PATIENCE, self._lose_patience, asyncio.current_task())
+            try:
+                await self._follow(subscription.names)
+                tail = await self._tail_for(after)
+                # No await from here on: nothing can come between snapshot and registration.
+                with self.board.lock:
+                    self.board.register(subscription)
+                    self.board.place(subscription, after, tail)
+            finally:
+                timer.cancel()
+
+    def _lose_patience(self, opening: asyncio.Task[None] | None) -> None:
+        self._impatient += 1  # those behind it would only wait as long, one after the other
+        if opening is not None:
+            opening.cancel()
+
+    def _out_of_patience(self) -> BackendUnavailable:
+        return BackendUnavailable(
+            f"bus {self._config.alias!r}: the end of its log was not reached within {PATIENCE:g} s."
+        )
+
+    def close(self, subscription: Subscription) -> None:
         """Take out a subscription that nobody reads any more. Again is harmless.
 
         It never waits for the lock: a reader may be closed by the garbage collector, in the midst
         of anything that this very thread does under it.
         """
-        subscription.closed = subscription.closed or reason
+        subscription.closed = subscription.closed or "closed"
         if self.board.lock.acquire(blocking=False):
             try:
                 self.board.take_out(subscription)
@@ -136,7 +174,7 @@ class Hub:
     async def aclose(self) -> None:
         """End all streams and stop listening."""
         self.end_all("shutdown")
-        tasks, self._tasks = self._tasks, []
+        tasks = [*self._openings, *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -146,26 +184,14 @@ class Hub:
 
     async def _follow(self, names: Iterable[str]) -> None:
         """Listen to these topics and patterns, with what is kept of them in the rings."""
-        if self._listener is None:
-            # Listen first: whatever is not in the tail then is heard.
-            listener = self._backend.listen()
-            try:
-                tail = await self._backend.atail()
-            except BaseException:
-                await listener.aclose()
-                raise
-            self._listener = listener
-            self.board.start(tail)
-            self._tasks = [
-                self.loop.create_task(self._run(), name="flosse_bus.listen"),
-                self.loop.create_task(self._keep(), name="flosse_bus.keep"),
-            ]
+        if not self._tasks:
+            await self._start()
         while cold := [name for name in names if not self.board.follows(name)]:
-            await self._until(lambda: not self._repairing)
+            await self._until(lambda: not (self._repairing or self._down))
             repairs = self._repairs
             self._early = []
             try:
-                await self._listener.watch(cold)
+                await self._heard.watch(cold)
                 snapshot = await self._backend.aread(cold)
                 await self._repaired_or_at(repairs, snapshot.tail)
                 if self._repairs == repairs and not self._repairing:
@@ -173,6 +199,36 @@ class Hub:
                         self.board.install(cold, snapshot, self._early)
             finally:
                 self._early = None
+
+    async def _start(self) -> None:
+        if self._listener is not None:
+            await self._listener.aclose()
+            self._listener = None
+        # Listen first: whatever is not in the tail then is heard.
+        self._listener = self._backend.listen()
+        self.board.start(await self._backend.atail())
+        for work in (self._run, self._keep, self._tidy):
+            # In a context of its own: the caller's belongs to one request and would outlive it.
+            task = contextvars.Context().run(self.loop.create_task, work())
+            task.add_done_callback(self._collapse)
+            self._tasks.append(task)
+
+    def _collapse(self, task: asyncio.Task[None]) -> None:
+        """Somebody else has cancelled the hub's work: end the streams and let the next begin it."""
+        if self._stopped or not self._tasks:
+            return
+        tasks, self._tasks = self._tasks, []
+        for other in tasks:
+            other.cancel()
+        with self.board.lock:
+            self.board.end_all("shutdown")
+        self.board = Switchboard(self._config)
+
+    @property
+    def _heard(self) -> Listener:
+        if self._listener is None:
+            raise BackendUnavailable(f"bus {self._config.alias!r} is closed.")
+        return self._listener
 
     async def _tail_for(self, after: str | None) -> Cursor:
         """Return a tail of the log that is new enough to judge and place ``after``."""
@@ -200,18 +256,14 @@ class Hub:
         """Wait for the listener to get so far.
 
         Raises:
-            BackendUnavailable: it does not within ``PATIENCE`` seconds.
+            BackendUnavailable: the listener has failed.
         """
-        end = self.loop.time() + PATIENCE
         while not condition():
+            if self._down:
+                raise BackendUnavailable(f"bus {self._config.alias!r} is not heard at present.")
             progress = self.loop.create_future()
             self._waiting.append(progress)
-            try:
-                await asyncio.wait_for(progress, end - self.loop.time())
-            except asyncio.TimeoutError:
-                raise BackendUnavailable(
-                    f"bus {self._config.alias!r}: the listener is not getting on."
-                ) from None
+            await progress
 
     def _progress(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -222,17 +274,20 @@ class Hub:
     # Listening
 
     async def _run(self) -> None:
-        while self._listener is not None:
+        while True:
             try:
-                async for batch in self._listener:
+                async for batch in self._heard:
                     if isinstance(batch, Interruption) or batch[0].epoch != self.board.epoch:
                         await self._repair()
                     if not isinstance(batch, Interruption):
                         await self._dispatch_all(batch)
-                return  # aclose() ended it
+                logger.warning("listening on bus %r has ended, trying again", self._config.alias)
             except Exception:
                 # Streams stay open: what they miss now is read from the log afterwards.
                 logger.exception("listening on bus %r failed, trying again", self._config.alias)
+            # Whoever opens a stream now must not wait: it holds what listening again needs.
+            self._down = True
+            self._progress()
             await self._listen_again()
 
     async def _dispatch_all(self, batch: list[Record]) -> None:
@@ -263,9 +318,11 @@ class Hub:
                         await self._listener.aclose()
                     self._listener = self._backend.listen()
                     await self._listener.watch(self.board.names)
+                self._down = False
                 await self._repair()
                 return
             except Exception as error:  # noqa: BLE001  # because whatever it is, trying goes on
+                self._down = True
                 logger.warning("bus %r is still not there: %s", self._config.alias, error)
 
     async def _repair(self) -> None:
@@ -288,18 +345,18 @@ class Hub:
 
     async def _keep(self) -> None:
         pause = min(1.0, self._config.heartbeat / 4)
-        swept = time.monotonic()
         while True:
             await asyncio.sleep(pause)
-            now = time.monotonic()
             with self.board.lock:
-                self.board.beat(now)
-            if now - swept >= LINGER:
-                swept = now
-                try:
-                    await self.sweep()
-                except Exception:
-                    logger.exception("bus %r: could not drop idle topics", self._config.alias)
+                self.board.beat(time.monotonic())
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(LINGER)
+            try:
+                await self.sweep()
+            except Exception:
+                logger.exception("bus %r: could not drop idle topics", self._config.alias)
 
     async def sweep(self, linger: float | None = None) -> None:
         """Stop following what has had no stream for ``linger`` seconds, and forget dead topics."""
@@ -308,5 +365,5 @@ class Hub:
             with self.board.lock:
                 idle = self.board.drop_idle(time.monotonic() - linger)
                 self.board.drop_dead(time.time())
-            if idle and self._listener is not None:
-                await self._listener.unwatch(idle)
+            if idle:
+                await asyncio.wait_for(self._heard.unwatch(idle), PATIENCE)

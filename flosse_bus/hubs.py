@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from .backends.base import BusBackend
 from .conf import BusConfig
+from .exceptions import BackendUnavailable
 from .hub import Hub
 
 T = TypeVar("T")
@@ -19,6 +20,8 @@ class HubThread:
     """An event loop on a daemon thread, with a hub of its own."""
 
     def __init__(self, backend: BusBackend, config: BusConfig) -> None:
+        self._lock = threading.Lock()
+        self._stopped = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._serve, name=f"flosse_bus {config.alias}", daemon=True
@@ -27,13 +30,36 @@ class HubThread:
         self.hub = self.run(self._make(backend, config))
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the thread's loop and wait for its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        """Run a coroutine on the thread's loop and wait for its result.
+
+        Raises:
+            BackendUnavailable: the thread has been stopped.
+        """
+        with self._lock:
+            if self._stopped:
+                coroutine.close()
+                raise BackendUnavailable("This bus was closed just now. Try again.")
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # such as Ctrl-C here: nobody waits for it any more
+            raise
 
     def stop(self) -> None:
-        self.run(self.hub.aclose())
+        """End the streams, those that still open too, and the thread."""
+        with self._lock:
+            self._stopped = True
+            ending = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        ending.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    async def _end(self) -> None:
+        await self.hub.aclose()
+        # Whoever waits for this loop gets an answer before it stops.
+        waited_for = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.gather(*waited_for, return_exceptions=True)
 
     async def _make(self, backend: BusBackend, config: BusConfig) -> Hub:
         return Hub(backend, config)
@@ -87,8 +113,9 @@ class Hubs:
     def all(self) -> list[Hub]:
         # No lock: a signal handler may be asking while this very thread holds it.
         hubs = list(self._by_loop.values())
-        if self._thread is not None:
-            hubs.append(self._thread.hub)
+        thread = self._thread
+        if thread is not None:
+            hubs.append(thread.hub)
         return [hub for hub in hubs if not hub.loop.is_closed()]
 
     def end_all(self, reason: str) -> None:

@@ -90,6 +90,3 @@ class Mark:
 
     def frame(self, *, envelope: bool) -> bytes:
         return encode_id(self.id)
-
-    def to_event(self) -> None:
-        return None

@@ -41,7 +41,8 @@ def values_of(
         else:
             missing.append(name)
     if missing:
-        values |= fetch(publication.model, instance.pk, using, missing) or {}
+        pk = pk_of(publication.model, instance)
+        values |= fetch(publication.model, pk, using, missing) or {}
     for field in publication.model._meta.many_to_many:
         if field.name in publication.fields:
             values[field.name] = related_pks(field, instance, using, reverse=False)
@@ -55,6 +56,11 @@ def fetch(model: AnyModel, pk: Any, using: str, names: Sequence[str]) -> Values 
     for row in rows.values_list(*[field.attname for field in fields])[:1]:
         return {name: _sendable(value) for name, value in zip(names, row, strict=True)}
     return None
+
+
+def pk_of(model: AnyModel, instance: models.Model) -> Any:
+    """Return the key that an instance of a model, or of a child of it, has in *its* table."""
+    return getattr(instance, model._meta.pk.attname)
 
 
 def field_of(model: AnyModel, name: str) -> Any:
@@ -75,7 +81,8 @@ def related_pks(field: Any, instance: models.Model, using: str, *, reverse: bool
     here, there = field.m2m_field_name(), field.m2m_reverse_field_name()
     if reverse:
         here, there = there, here
-    rows = field.remote_field.through._base_manager.using(using).filter(**{here: instance.pk})
+    pk = pk_of(field.related_model if reverse else field.model, instance)
+    rows = field.remote_field.through._base_manager.using(using).filter(**{here: pk})
     return list(rows.order_by(there).values_list(there, flat=True))
 
 

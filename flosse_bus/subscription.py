@@ -13,6 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -104,6 +105,9 @@ class Subscription:
             size = 0
             while self._pending and (not taken or size + self._pending[0].size <= MAX_TAKE):
                 item = self._pending.popleft()
+                if type(item) is Reset:
+                    # Only now is it known what the client has had before it.
+                    item = replace(item, cursor=Cursor(self._board.epoch, self.position))
                 taken.append(item)
                 size += item.size
                 if type(item) is Message:
@@ -132,9 +136,6 @@ class Subscription:
         """Where a reader of everything taken so far stands."""
         with self._board.lock:
             return self._cursor()
-
-    def wake(self) -> None:
-        self._signal.set()
 
     # For the switchboard, under its lock.
 

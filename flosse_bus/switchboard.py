@@ -231,10 +231,12 @@ class Switchboard:
             if record.position <= ring.head:
                 continue
             if record.previous > ring.head:
-                # The listener has missed one. Its readers may be past it, by other topics.
-                ring.lose(record.previous)
+                # The listener has missed one. Readers may be past it already, by other topics: up
+                # to this very record, which must be lost with it so that their ids tell.
+                ring.lose(record.position)
                 for subscription in channel.subscriptions:
                     subscription.give_up([channel], "overflow")
+                continue
             message = Message(record)
             ring.append(message)
             for subscription in channel.subscriptions:

@@ -44,6 +44,8 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
             opening = b""
             if stream.over:
                 return
+        if opening:  # it ends before it has begun, but not without saying when to come back
+            yield opening
     finally:
         stream.close()
 
@@ -73,6 +75,8 @@ def frames(stream: Stream) -> Iterator[bytes]:
                     return
             yield opening + stream.encode(items)
             opening = b""
+        if opening:
+            yield opening
     finally:
         stream.close()
 

@@ -5,6 +5,8 @@ import contextlib
 import pytest
 from django.test import AsyncClient, Client
 
+from flosse_bus import publish_changes
+from flosse_bus.changes import unpublish_changes
 from flosse_bus.wire import Decoder
 
 
@@ -54,3 +56,17 @@ def subscribe(client: Client):
 @pytest.fixture
 def aclient():
     return AsyncClient()
+
+
+@pytest.fixture
+def publish():
+    """Register models for one test."""
+    registered = []
+
+    def publish(model, **kwargs):
+        registered.append(model)
+        publish_changes(model, **kwargs)
+
+    yield publish
+    for model in registered:
+        unpublish_changes(model)

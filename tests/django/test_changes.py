@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import pickle
 import uuid
 
 import django
@@ -11,30 +12,15 @@ import pytest
 from django.core import serializers
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, transaction
 from django.db.models import F, Prefetch
 from django.db.models.signals import post_save
 
-from flosse_bus import bus, publish_bulk, publish_changes, suppress_changes
-from flosse_bus.changes import publications, unpublish_changes
+from flosse_bus import bus, publish_bulk, suppress_changes
 from testproject.shop.models import Customer, Label, Order, UrgentOrder
-from tests.lab.models import Abstract, Blob, Document, Kind, Person, Place, Restaurant, Tag
+from tests.lab.models import Document, FoodTruck, Kind, Person, Place, Restaurant, Stall, Tag, Tool
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def publish():
-    """Register models for one test."""
-    registered = []
-
-    def publish(model, **kwargs):
-        registered.append(model)
-        publish_changes(model, **kwargs)
-
-    yield publish
-    for model in registered:
-        unpublish_changes(model)
 
 
 @pytest.fixture
@@ -256,6 +242,59 @@ def test_children_are_rows_of_their_parents(publish):
     assert actions("restaurants") == ["created", "updated", "deleted"]
 
 
+def test_each_parent_is_told_of_its_own_row(publish):
+    """A child of two models has a key in each table."""
+    publish(Place, topics=["places.{pk}"], fields=["name"])
+    publish(Tool, topics=["tools.{pk}"], fields=["use", "tool_tags"])
+    other, tag = Place.objects.create(name="other"), Tag.objects.create()
+    truck = FoodTruck.objects.create(name="Ada", use="frying")
+    assert truck.place_ptr_id != truck.serial
+    truck.tool_tags.add(tag)
+    truck.use = "baking"
+    truck.save()
+    place, tool = truck.place_ptr_id, truck.serial
+    truck.delete()
+    assert heard(f"tools.{tool}") == [
+        ("created", tool, {"use": "frying", "tool_tags": []}),
+        ("updated", tool, {"use": "frying", "tool_tags": [tag.pk]}),
+        ("updated", tool, {"use": "baking", "tool_tags": [tag.pk]}),
+        ("deleted", tool, {"use": "baking", "tool_tags": [tag.pk]}),
+    ]
+    assert actions(f"places.{place}") == ["created", "updated", "updated", "deleted"]
+    assert actions(f"places.{other.pk}") == ["created"]
+    assert bus.history(f"tools.{place}") == []
+
+
+def test_a_child_with_a_key_of_its_own(publish):
+    publish(Place, topics=["places.{pk}"], fields=["name"])
+    stall = Stall.objects.create(code="abc", name="Ada")
+    stall.name = "Grace"
+    stall.save()
+    assert heard(f"places.{stall.id}") == [
+        ("created", stall.id, {"name": "Ada"}),
+        ("updated", stall.id, {"name": "Grace"}),
+    ]
+
+
+@pytest.mark.parametrize("template", ["at.{place}", "at.{place_id}"])
+@pytest.mark.parametrize("update_fields", [None, ["place"], ["place_id"], "deferred"])
+def test_a_move_is_found_by_either_name_of_the_foreign_key(publish, template, update_fields):
+    publish(Document, topics=[template], actions=["updated"])
+    places = [Place.objects.create(name=name) for name in "ab"]
+    document = Document.objects.create(place=places[0])
+    if update_fields == "deferred":  # Django then saves what is loaded, by column
+        document, update_fields = Document.objects.defer("slug").get(), None
+    document.place = places[1]
+    document.save(update_fields=update_fields)
+    assert [actions(f"at.{place.pk}") for place in places] == [["updated"], ["updated"]]
+
+
+def test_a_saved_instance_is_pickled_as_before(order):
+    before = len(pickle.dumps(order))
+    order.save()
+    assert len(pickle.dumps(order)) == pytest.approx(before, abs=40)
+
+
 class TestManyToMany:
     def test_from_the_side_that_has_the_field(self, order):
         labels = [Label.objects.create(name=name) for name in "ab"]
@@ -402,62 +441,3 @@ def test_the_default_topic_is_the_label(publish):
     publish(Place)
     Place.objects.create(name="x")
     assert actions("lab.place") == ["created"]
-
-
-class TestRegistration:
-    @pytest.mark.parametrize(
-        ("model", "kwargs", "error", "message"),
-        [
-            (object, {}, TypeError, "expected a model class"),
-            (Abstract, {}, ImproperlyConfigured, "it is abstract"),
-            (UrgentOrder, {}, ImproperlyConfigured, "it is a proxy"),
-            (Tag, {"topics": "tags"}, TypeError, "topics: expected a list"),
-            (Tag, {"fields": "name"}, TypeError, "fields: expected a list"),
-            (Tag, {"actions": ["saved"]}, ImproperlyConfigured, "'saved' is none of created"),
-            (Tag, {"topics": ["a b"]}, ImproperlyConfigured, "topics: 'a b'"),
-            (Tag, {"topics": ["a.*"]}, ImproperlyConfigured, "a pattern cannot be published"),
-            (Tag, {"topics": ["a.{b!r}"]}, ImproperlyConfigured, "is not a name"),
-            (Tag, {"topics": [["a"]]}, ImproperlyConfigured, "is not a topic template"),
-        ],
-    )
-    def test_what_is_refused_at_once(self, model, kwargs, error, message):
-        with pytest.raises(error, match=message):
-            publish_changes(model, **kwargs)
-        assert model not in {publication.model for publication in publications()}
-
-    @pytest.mark.parametrize(
-        ("model", "kwargs", "message"),
-        [
-            (
-                Tag,
-                {"topics": ["t.{nme}"]},
-                r"topics\[0\] 't.{nme}' names 'nme'.*from: pk, id, name",
-            ),
-            (Tag, {"fields": ["nme"]}, r"fields names 'nme'.*Choose from: id, name"),
-            (Place, {"topics": ["t.{tags}"]}, "names 'tags'"),
-            (Tag, {"fields": ["places"]}, "names 'places'"),
-            (Blob, {"fields": ["content"]}, "'content' is binary"),
-            (Tag, {"bus": "nope"}, "FLOSSE_BUS has no 'nope'"),
-        ],
-    )
-    def test_what_the_checks_find(self, publish, model, kwargs, message):
-        from flosse_bus.checks import check_publications
-
-        publish(model, **kwargs)
-        [error] = check_publications()
-        assert (error.id, error.obj) == ("flosse_bus.E002", model)
-        import re
-
-        assert re.search(message, error.msg)
-
-    def test_what_the_checks_warn_of(self, publish):
-        from flosse_bus.checks import check_publications
-
-        publish(Document, topics=["places.{place_id}"])
-        [warning] = check_publications()
-        assert warning.id == "flosse_bus.W004"
-        assert "SET_NULL" in warning.msg
-
-    def test_as_a_decorator(self):
-        assert {Order, Customer} <= {publication.model for publication in publications()}
-        assert isinstance(Order._meta, models.options.Options)

@@ -33,6 +33,18 @@ def test_the_opening_block(subscribe):
     assert "Content-Encoding" not in stream.response
 
 
+def test_a_stream_that_opens_while_the_server_stops_says_when_to_come_back(subscribe, run, aclient):
+    buses["default"].hubs.end_all("shutdown")
+    assert [block.retry is not None for block in subscribe("topic=news")] == [True]
+
+    async def main():
+        response = await aclient.get("/events/?topic=news")
+        return [part async for part in response.streaming_content]
+
+    [part] = run(main())
+    assert part.startswith(b"retry: ")
+
+
 def test_events_arrive_named_or_not(subscribe):
     stream = subscribe("topic=news&topic=orders")
     next(stream)

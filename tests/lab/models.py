@@ -20,6 +20,21 @@ class Restaurant(Place):
     stars = models.IntegerField(default=0)
 
 
+class Stall(Place):
+    code = models.CharField(max_length=10, primary_key=True)
+    place = models.OneToOneField(Place, on_delete=models.CASCADE, parent_link=True)
+
+
+class Tool(models.Model):
+    serial = models.BigAutoField(primary_key=True)
+    use = models.CharField(max_length=50)
+    tool_tags = models.ManyToManyField(Tag, related_name="tools")
+
+
+class FoodTruck(Place, Tool):
+    pass
+
+
 class Person(models.Model):
     friends = models.ManyToManyField("self")
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import enum
 import uuid
 
 import pytest
@@ -90,3 +91,12 @@ def test_a_record_is_read_back_as_an_event():
     assert event.published_at == datetime.datetime(
         1970, 1, 2, 0, 0, 0, 500_000, tzinfo=datetime.timezone.utc
     )
+
+
+def test_members_of_a_str_enum_are_their_values():
+    class Word(str, enum.Enum):
+        SAVED = "saved"
+
+    one = draft(Word.SAVED, Word.SAVED, Word.SAVED, max_size=100)
+    assert (type(one.topic), type(one.event), one.body) == (str, str, b"saved")
+    assert f"{one.topic} {one.event}" == "saved saved"

@@ -1,0 +1,488 @@
+"""Interruptions, holes, new epochs and backends that fail, hang or lie."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import dataclasses
+import threading
+
+import pytest
+
+from flosse_bus.backends.memory import MemoryBackend
+from flosse_bus.bus import Bus
+from flosse_bus.conf import load
+from flosse_bus.exceptions import BackendUnavailable
+from flosse_bus.test import item, wait_until
+from tests.hubs import Flags, all_of, brief, hub_of, publish, reached
+
+
+class Flaky(MemoryBackend):
+    """Its listener fails when told to, and it can be unreachable."""
+
+    down = False
+    broken = False
+
+    def listen(self):
+        self._raise()
+        listener = super().listen()
+        inner = listener.__aiter__
+
+        async def failing():
+            async for batch in inner():
+                if self.broken:
+                    self.broken = False
+                    raise ConnectionError("cut")
+                yield batch
+
+        listener.__class__ = type(
+            "FlakyListener", (type(listener),), {"__aiter__": lambda _: failing()}
+        )
+        return listener
+
+    async def atail(self):
+        self._raise()
+        return await super().atail()
+
+    async def aread(self, names):
+        self._raise()
+        return await super().aread(names)
+
+    def _raise(self):
+        if self.down:
+            raise BackendUnavailable("down")
+
+
+def test_a_listener_that_fails_is_replaced_and_nothing_is_lost(run, monkeypatch, caplog):
+    monkeypatch.setattr("flosse_bus.hub.BACKOFF", (0.001, 0.002))
+
+    async def main():
+        async with hub_of(Flaky) as (hub, backend):
+            subscription = await hub.open(["t"], after=None, signal=Flags())
+            all_of(subscription)
+            await publish(hub, backend, "t", 0)
+            backend.broken = backend.down = True
+            backend.publish(item("t", 1))
+            while "is still not there" not in caplog.text:
+                await asyncio.sleep(0.001)
+            with pytest.raises(BackendUnavailable):
+                await hub.open(["other"], after=None, signal=Flags())
+            last = backend.publish(item("t", 2))
+            backend.down = False
+            await reached(hub, last.position)
+            await publish(hub, backend, "t", 3)
+            assert brief(all_of(subscription)) == [0, 1, 2, 3]
+            assert hub.board.counters["resets"] == 0
+
+    run(main())
+    assert "listening on bus 'default' failed, trying again" in caplog.text
+
+
+class Slow(MemoryBackend):
+    """Its snapshots take a while to arrive, as over a network."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.reading = asyncio.Event()
+        self.arrived = asyncio.Event()
+
+    async def aread(self, names):
+        snapshot = self.read(names)
+        self.reading.set()
+        await self.arrived.wait()
+        return snapshot
+
+
+def test_what_is_published_while_a_snapshot_travels_is_not_lost(run):
+    async def main():
+        async with hub_of(Slow) as (hub, backend):
+            backend.publish(item("t", 0))
+            opening = asyncio.create_task(hub.open(["t", "p.*"], after="earliest", signal=Flags()))
+            await backend.reading.wait()
+            backend.publish(item("p.1", 1))
+            last = backend.publish(item("t", 2))
+            await reached(hub, last.position)
+            backend.arrived.set()
+            assert brief(all_of(await opening)) == [("mark", "earliest"), 0, 1, 2]
+
+    run(main())
+
+
+class Deaf(MemoryBackend):
+    """Its listener never delivers anything."""
+
+    def listen(self):
+        listener = super().listen()
+        listener.put = lambda record: None
+        return listener
+
+
+def test_a_listener_that_does_not_get_on_is_an_error_and_not_a_hang(run, monkeypatch):
+    monkeypatch.setattr("flosse_bus.hub.PATIENCE", 0.05)
+
+    async def main():
+        async with hub_of(Deaf) as (hub, backend):
+            await hub.open(["t"], after=None, signal=Flags())
+            backend.publish(item("u"))
+            with pytest.raises(BackendUnavailable, match="was not reached within"):
+                await hub.open(["u"], after=None, signal=Flags())
+            await hub.open(["t"], after=None, signal=Flags())
+
+    run(main())
+
+
+def test_housekeeping_goes_on_by_itself_and_survives_errors(run, monkeypatch, caplog):
+    monkeypatch.setattr("flosse_bus.hub.LINGER", 0.0)
+
+    async def main():
+        async with hub_of(heartbeat=0.02) as (hub, _backend):
+            subscription = await hub.open(["t"], after=None, signal=Flags())
+
+            async def unwatch(names):
+                raise ConnectionError("cut")
+
+            hub._listener.unwatch = unwatch
+            hub.close(subscription)
+            while "could not drop idle topics" not in caplog.text:
+                await asyncio.sleep(0.001)
+            signal = Flags()
+            await hub.open(["t"], after=None, signal=signal, heartbeat=0.02)
+            while not signal.times:
+                await asyncio.sleep(0.001)
+
+    run(main())
+
+
+def test_an_interruption_is_repaired_from_the_log(run):
+    async def main():
+        async with hub_of() as (hub, backend):
+            subscription = await hub.open(["t", "p.*"], after=None, signal=Flags())
+            all_of(subscription)
+            await publish(hub, backend, "t", 0)
+            hub._listener.interrupt()
+            for n in range(1, 4):
+                backend.publish(item("t", n))  # these are not delivered: the inbox is void
+            last = backend.publish(item("p.new", 4))
+            await reached(hub, last.position)
+            assert brief(all_of(subscription)) == [0, 1, 2, 3, 4]
+            assert hub.board.counters["resets"] == 0
+
+    run(main())
+
+
+def test_an_interruption_that_lost_events_is_a_reset(run):
+    async def main():
+        async with hub_of(history_size=2) as (hub, backend):
+            subscription = await hub.open(["t", "u"], after=None, signal=Flags())
+            all_of(subscription)
+            await publish(hub, backend, "t", 0)
+            hub._listener.interrupt()
+            for n in range(1, 6):
+                backend.publish(item("t", n))
+            last = backend.publish(item("u", "whole"))
+            await reached(hub, last.position)
+            assert brief(all_of(subscription)) == [0, "overflow:t", "whole", ("mark", "7")]
+
+    run(main())
+
+
+def test_a_quiet_topic_is_not_reset_by_an_interruption(run):
+    async def main():
+        async with hub_of(history_size=2, history_ttl=0.01) as (hub, backend):
+            subscription = await hub.open(["quiet", "q.*"], after=None, signal=Flags())
+            all_of(subscription)
+            for n in range(50):
+                backend.publish(item(f"busy.{n}", n))
+                await asyncio.sleep(0.001)
+            last = backend.publish(item("busy", "last"))
+            assert backend.read(["quiet"]).forgotten > 0
+            await reached(hub, last.position)
+            hub._listener.interrupt()
+            last = backend.publish(item("quiet", "hello"))
+            await reached(hub, last.position)
+            assert brief(all_of(subscription)) == ["hello"]
+
+    run(main())
+
+
+def test_a_hole_in_a_topic_is_a_reset(run):
+    """What no listener should do, it must survive: deliver 3 after 1."""
+
+    async def main():
+        async with hub_of() as (hub, backend):
+            subscription = await hub.open(["t"], after=None, signal=Flags())
+            all_of(subscription)
+            await publish(hub, backend, "t", 1)
+            assert brief(all_of(subscription)) == [1]
+            record = dataclasses.replace(
+                backend.read(["t"]).topics["t"].records[0], position=3, previous=2
+            )
+            hub.dispatch([record])
+            assert brief(all_of(subscription)) == ["overflow:t"]
+            hub.dispatch([dataclasses.replace(record, position=4, previous=3)])
+            assert brief(all_of(subscription)) == [1]
+
+    run(main())
+
+
+def test_an_event_missed_while_the_client_was_on_its_way_is_told(run):
+    """It saw a later event of another topic, was cut off, and came back after the hole was seen."""
+
+    async def main():
+        async with hub_of() as (hub, backend):
+            subscription = await hub.open(["t", "u"], after=None, signal=Flags())
+            all_of(subscription)
+            await publish(hub, backend, "t", 1)
+            await publish(hub, backend, "u", 2)
+            assert brief(all_of(subscription)) == [1, 2]
+            missed = backend.read(["t"]).topics["t"].records[0]  # its next is 3; 4 is of "u"
+            other = backend.read(["u"]).topics["u"].records[0]
+            hub.dispatch([dataclasses.replace(other, position=4, previous=2)])
+            assert brief(all_of(subscription)) == [2]
+            last_id = str(subscription.cursor)
+            hub.close(subscription)
+            hub.dispatch([dataclasses.replace(missed, position=5, previous=3)])
+            again = await hub.open(["t", "u"], after=last_id, signal=Flags())
+            assert brief(all_of(again)) == ["expired:t", ("mark", "5")]
+
+    run(main())
+
+
+def test_a_reset_never_takes_the_client_back(run):
+    """The reset waits behind an event; whoever is cut off after it must not get that event again."""
+
+    async def main():
+        async with hub_of() as (hub, backend):
+            subscription = await hub.open(["t", "u"], after=None, signal=Flags())
+            all_of(subscription)
+            await publish(hub, backend, "t", 1)
+            record = backend.read(["t"]).topics["t"].records[0]
+            hub.dispatch([dataclasses.replace(record, topic="u", position=3, previous=2)])
+            message, reset = subscription.take()
+            assert (message.position, reset.topics, reset.cursor.position) == (1, ("u",), 1)
+
+    run(main())
+
+
+def test_a_new_epoch_resets_and_goes_on(run):
+    async def main():
+        async with hub_of() as (hub, backend):
+            subscription = await hub.open(["t", "p.*"], after=None, signal=Flags())
+            all_of(subscription)
+            await publish(hub, backend, "t", 0)
+            backend.flush()
+            last = backend.publish(item("t", 1))
+            while hub.board.epoch != last.epoch:
+                await asyncio.sleep(0)
+            assert brief(all_of(subscription)) == ["unknown:t,p.*"]
+            await publish(hub, backend, "t", 2)
+            await publish(hub, backend, "p.1", 3)
+            assert brief(all_of(subscription)) == [2, 3]
+            # The history of the new log is whole: whoever has its first id misses nothing.
+            resumed = await hub.open(["t"], after=str(last.cursor), signal=Flags())
+            assert brief(all_of(resumed)) == [("mark", "1"), 2]
+
+    run(main())
+
+
+def test_a_loss_under_a_pattern_during_an_outage_is_told(run):
+    async def main():
+        async with hub_of(history_ttl=0.02) as (hub, backend):
+            subscription = await hub.open(["p.*"], after=None, signal=Flags())
+            all_of(subscription)
+            hub._listener.interrupt()
+            backend.publish(item("p.1"))  # not heard of, and expired before the loop comes to it
+            until = asyncio.get_running_loop().time() + 0.03
+            while asyncio.get_running_loop().time() < until:
+                pass
+            await reached(hub, 1)
+            assert brief(all_of(subscription)) == ["overflow:p.*"]
+
+    run(main())
+
+
+def test_an_ended_hub_ends_what_still_opens(run):
+    async def main():
+        async with hub_of() as (hub, _backend):
+            first = await hub.open(["t"], after=None, signal=Flags())
+            hub.end_all("shutdown")
+            second = await hub.open(["t"], after=None, signal=Flags())
+            assert (first.closed, second.closed) == ("shutdown", "shutdown")
+
+    run(main())
+
+
+class Ending(MemoryBackend):
+    """Its listener stops without a word after each batch."""
+
+    def listen(self):
+        listener = super().listen()
+        inner = listener.__aiter__
+
+        async def ending():
+            yield await anext(inner())
+
+        listener.__class__ = type(
+            "EndingListener", (type(listener),), {"__aiter__": lambda _: ending()}
+        )
+        return listener
+
+
+def test_a_listener_that_ends_is_replaced(run, monkeypatch, caplog):
+    monkeypatch.setattr("flosse_bus.hub.BACKOFF", (0.001, 0.002))
+
+    async def main():
+        async with hub_of(Ending) as (hub, backend):
+            subscription = await hub.open(["t"], after=None, signal=Flags())
+            for n in range(3):
+                await publish(hub, backend, "t", n)
+            assert brief(all_of(subscription)) == [("mark", "0"), 0, 1, 2]
+
+    run(main())
+    assert "listening on bus 'default' has ended" in caplog.text
+
+
+def test_streams_that_open_while_the_listener_is_down_do_not_hold_it_up(run, monkeypatch):
+    monkeypatch.setattr("flosse_bus.hub.BACKOFF", (0.001, 0.002))
+    monkeypatch.setattr("flosse_bus.hub.PATIENCE", 3600)
+
+    async def main():
+        async with hub_of(Flaky) as (hub, backend):
+            subscription = await hub.open(["warm"], after=None, signal=Flags())
+            all_of(subscription)
+            backend.broken = True
+            last = backend.publish(item("warm", 1))
+            opening = [
+                asyncio.create_task(hub.open([f"cold.{n}"], after=None, signal=Flags()))
+                for n in range(10)
+            ]
+            await reached(hub, last.position)
+            assert brief(all_of(subscription)) == [1]
+            for result in await asyncio.gather(*opening, return_exceptions=True):
+                if isinstance(result, BackendUnavailable):
+                    assert "is not heard at present" in str(result)
+                else:
+                    assert brief(all_of(result)) == [("mark", "1")]
+
+    run(main())
+
+
+def test_a_backend_that_hangs_fails_those_who_open_and_nobody_else(run, monkeypatch):
+    monkeypatch.setattr("flosse_bus.hub.PATIENCE", 0.05)
+    monkeypatch.setattr("flosse_bus.hub.LINGER", 0.01)
+
+    async def main():
+        async with hub_of(Slow, heartbeat=0.02) as (hub, backend):
+            backend.arrived.set()
+            signal = Flags()
+            subscription = await hub.open(["t"], after=None, signal=signal, heartbeat=0.02)
+            backend.arrived.clear()
+            opening = [hub.open([f"t.{n}"], after=None, signal=Flags()) for n in range(20)]
+            failed = await asyncio.gather(*opening, return_exceptions=True)
+            assert {type(error) for error in failed} == {BackendUnavailable}
+            all_of(subscription)
+            signal.times = 0
+            while not signal.times:  # heartbeats go on
+                await asyncio.sleep(0.001)
+            await publish(hub, backend, "t", 1)
+            assert brief(all_of(subscription)) == [1]
+
+    run(main())
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_hub_that_closes_ends_what_still_opens(run, warm):
+    async def main():
+        async with hub_of(Slow) as (hub, backend):
+            if warm:
+                backend.arrived.set()
+                await hub.open(["w"], after=None, signal=Flags())
+                backend.arrived.clear()
+                backend.reading.clear()
+            opening = [
+                asyncio.create_task(hub.open([name], after=None, signal=Flags())) for name in "ab"
+            ]
+            await backend.reading.wait()
+            await hub.aclose()
+            assert [one.closed for one in await asyncio.gather(*opening)] == ["shutdown"] * 2
+            assert backend._listeners == []
+            assert asyncio.all_tasks() - {asyncio.current_task()} <= _outer
+            assert hub.streams == warm
+
+    async def outer():
+        _outer.update(asyncio.all_tasks())
+        await main()
+
+    _outer = set()
+    run(outer())
+
+
+def test_an_opener_that_is_cancelled_leaves_nothing_behind(run):
+    async def main():
+        async with hub_of(Slow) as (hub, backend):
+            for steps in range(12):
+                backend.arrived.set() if steps % 2 else backend.arrived.clear()
+                opening = asyncio.create_task(hub.open(["t"], after=None, signal=Flags()))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                opening.cancel()
+                backend.arrived.set()
+                result = (await asyncio.gather(opening, return_exceptions=True))[0]
+                if not isinstance(result, asyncio.CancelledError):
+                    hub.close(result)
+                while hub._openings:
+                    await asyncio.sleep(0)
+                assert hub.streams == 0
+
+    run(main())
+
+
+def test_a_hub_whose_tasks_are_cancelled_ends_its_streams_and_starts_over(run):
+    """As tools do that cancel every task of a loop."""
+
+    async def main():
+        async with hub_of() as (hub, backend):
+            first = await hub.open(["t"], after=None, signal=Flags())
+            for task in hub._tasks:
+                task.cancel()
+            while first.closed is None:
+                await asyncio.sleep(0)
+            last = backend.publish(item("t", 1))
+            second = await hub.open(["t"], after="earliest", signal=Flags())
+            assert len(backend._listeners) == 1
+            await publish(hub, backend, "t", 2)
+            assert brief(all_of(second)) == [("mark", "earliest"), 1, 2]
+            assert last.position == 1
+
+    run(main())
+
+
+def test_the_hub_does_not_keep_the_context_of_its_first_caller(run):
+    request = contextvars.ContextVar("request", default=None)
+
+    async def main():
+        async with hub_of() as (hub, _backend):
+            request.set("first")
+            await hub.open(["t"], after=None, signal=Flags())
+            assert [task.get_context().get(request) for task in hub._tasks] == [None] * 3
+
+    if hasattr(asyncio.Task, "get_context"):  # Python 3.12
+        run(main())
+
+
+def test_a_thread_that_opens_a_stream_while_the_bus_closes_gets_an_answer():
+    config = load("default")
+    backend = Slow(config)
+    bus = Bus(config, backend)
+    answers = []
+
+    def consume():
+        with bus.subscribe("t") as events:
+            answers.append(list(events))
+
+    thread = threading.Thread(target=consume, daemon=True)
+    thread.start()
+    wait_until(backend.reading.is_set)
+    bus.close()
+    thread.join(10)
+    assert answers == [[]]
