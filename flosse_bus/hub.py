@@ -218,7 +218,7 @@ class Hub:
         if self._stopped or not self._tasks:
             return
         tasks, self._tasks = self._tasks, []
-        for other in tasks:
+        for other in [*tasks, *self._openings]:
             other.cancel()
         with self.board.lock:
             self.board.end_all("shutdown")
@@ -314,16 +314,19 @@ class Hub:
             pause = min(2 * pause, longest)
             try:
                 async with self._opening:
-                    if self._listener is not None:
-                        await self._listener.aclose()
-                    self._listener = self._backend.listen()
-                    await self._listener.watch(self.board.names)
+                    await asyncio.wait_for(self._replace_listener(), PATIENCE)
                 self._down = False
                 await self._repair()
                 return
             except Exception as error:  # noqa: BLE001  # because whatever it is, trying goes on
                 self._down = True
-                logger.warning("bus %r is still not there: %s", self._config.alias, error)
+                logger.warning("bus %r is still not there: %r", self._config.alias, error)
+
+    async def _replace_listener(self) -> None:
+        if self._listener is not None:
+            await self._listener.aclose()
+        self._listener = self._backend.listen()
+        await self._listener.watch(self.board.names)
 
     async def _repair(self) -> None:
         """Bring rings and streams up to date from the log.

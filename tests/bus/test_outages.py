@@ -328,6 +328,45 @@ class Ending(MemoryBackend):
         return listener
 
 
+class Stuck(Flaky):
+    """Once it is broken, listening again takes for ever the first time."""
+
+    stuck = 0
+
+    def listen(self):
+        listener = super().listen()
+        if self.stuck:
+            self.stuck -= 1
+
+            async def watch(names):
+                await asyncio.Event().wait()
+
+            listener.watch = watch
+        return listener
+
+
+def test_listening_again_may_hang(run, monkeypatch, caplog):
+    monkeypatch.setattr("flosse_bus.hub.BACKOFF", (0.001, 0.002))
+    monkeypatch.setattr("flosse_bus.hub.PATIENCE", 0.1)
+
+    async def main():
+        async with hub_of(Stuck) as (hub, backend):
+            subscription = await hub.open(["t"], after=None, signal=Flags())
+            all_of(subscription)
+            backend.broken, backend.stuck = True, 1
+            backend.publish(item("t", 1))
+            while backend.stuck:
+                await asyncio.sleep(0.001)
+            with pytest.raises(BackendUnavailable):
+                await hub.open(["u"], after=None, signal=Flags())
+            last = backend.publish(item("t", 2))
+            await reached(hub, last.position)
+            assert brief(all_of(subscription)) == [1, 2]
+
+    run(main())
+    assert "TimeoutError" in caplog.text
+
+
 def test_a_listener_that_ends_is_replaced(run, monkeypatch, caplog):
     monkeypatch.setattr("flosse_bus.hub.BACKOFF", (0.001, 0.002))
 
