@@ -5,9 +5,10 @@ import contextlib
 import pytest
 from django.test import AsyncClient, Client
 
-from flosse_bus import publish_changes
+from flosse_bus import publish_changes, suppress_changes
 from flosse_bus.changes import unpublish_changes
 from flosse_bus.wire import Decoder
+from testproject.shop.models import Customer, Order
 
 
 class Stream:
@@ -70,3 +71,15 @@ def publish():
     yield publish
     for model in registered:
         unpublish_changes(model)
+
+
+@pytest.fixture
+def customers():
+    with suppress_changes():
+        return [Customer.objects.create(name=name) for name in "ab"]
+
+
+@pytest.fixture
+def order(customers):
+    with suppress_changes():
+        return Order.objects.create(customer=customers[0], item="cup", total="5.00")

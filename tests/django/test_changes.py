@@ -13,38 +13,15 @@ from django.core import serializers
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import IntegrityError, transaction
-from django.db.models import F, Prefetch
+from django.db.models import F
 from django.db.models.signals import post_save
 
 from flosse_bus import bus, publish_bulk, suppress_changes
 from testproject.shop.models import Customer, Label, Order, UrgentOrder
-from tests.lab.models import Document, FoodTruck, Kind, Person, Place, Restaurant, Stall, Tag, Tool
+from tests.changes import actions, heard
+from tests.lab.models import Document, FoodTruck, Kind, Place, Restaurant, Stall, Tag, Tool
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def customers():
-    with suppress_changes():
-        return [Customer.objects.create(name=name) for name in "ab"]
-
-
-@pytest.fixture
-def order(customers):
-    with suppress_changes():
-        return Order.objects.create(customer=customers[0], item="cup", total="5.00")
-
-
-def heard(topic):
-    """Show a topic's events: (action, pk, fields)."""
-    return [
-        (event.data["action"], event.data["pk"], event.data["fields"])
-        for event in bus.history(topic)
-    ]
-
-
-def actions(topic):
-    return [event.data["action"] for event in bus.history(topic)]
 
 
 def test_created(customers):
@@ -293,54 +270,6 @@ def test_a_saved_instance_is_pickled_as_before(order):
     before = len(pickle.dumps(order))
     order.save()
     assert len(pickle.dumps(order)) == pytest.approx(before, abs=40)
-
-
-class TestManyToMany:
-    def test_from_the_side_that_has_the_field(self, order):
-        labels = [Label.objects.create(name=name) for name in "ab"]
-        order.labels.add(*labels)
-        order.labels.add(*labels)  # nothing new
-        order.labels.remove(labels[0])
-        order.labels.set([labels[0]])
-        order.labels.clear()
-        assert actions("orders") == ["updated"] * 5
-        assert bus.history("orders")[0].data["update_fields"] == ["labels"]
-
-    def test_from_the_other_side(self, order):
-        label = Label.objects.create(name="a")
-        label.order_set.add(order)
-        label.order_set.clear()
-        label.order_set.clear()
-        assert [(a, pk) for a, pk, _ in heard("orders")] == [("updated", order.pk)] * 2
-
-    def test_values_are_keys_and_not_fooled_by_prefetching(self, publish):
-        publish(Place, topics=["places"], fields=["tags"])
-        tags = [Tag.objects.create(name=name) for name in "abc"]
-        place = Place.objects.create(name="x")
-        place.tags.set(tags)
-        [loaded] = Place.objects.prefetch_related(
-            Prefetch("tags", queryset=Tag.objects.filter(name="a"))
-        )
-        loaded.save()
-        expected = [tag.pk for tag in tags]
-        assert [fields["tags"] for _, _, fields in heard("places")] == [[], expected, expected]
-
-    def test_symmetrical_relations_change_both(self, publish):
-        publish(Person, topics=["people.{pk}"])
-        one, two = Person.objects.create(), Person.objects.create()
-        one.friends.add(two)
-        two.friends.remove(one)
-        one.friends.add(two)
-        one.friends.clear()
-        for person in (one, two):
-            assert actions(f"people.{person.pk}") == ["created", *["updated"] * 4]
-
-    def test_only_for_who_wants_updates(self, publish):
-        publish(Place, topics=["places"], actions=["created"])
-        place = Place.objects.create(name="x")
-        place.tags.add(Tag.objects.create(name="a"))
-        place.delete()
-        assert actions("places") == ["created"]
 
 
 def test_fixtures_are_no_news(order, tmp_path):
