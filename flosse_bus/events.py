@@ -145,5 +145,5 @@ def _encode_data(topic: str, data: Any) -> bytes:
         ) from error
     try:
         return encoded.encode()
-    except UnicodeEncodeError:  # a lone surrogate inside: only its \\uXXXX escape can be sent
+    except UnicodeEncodeError:  # a lone surrogate inside: it can be sent only escaped
         return _encode_ascii(data).encode()

@@ -13,7 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,6 +29,16 @@ logger = logging.getLogger("flosse_bus")
 MAX_TAKE = 65_536
 
 Item = Message | Reset | Mark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loss:
+    """A reset in line. Where the client resumes after it is known only when its turn comes."""
+
+    topics: tuple[str, ...]
+    reason: str
+    at: float
+    size: int = 0
 
 
 class Signal(Protocol):
@@ -79,7 +89,7 @@ class Subscription:
         self._beat_due = False
         self._last_taken = time.monotonic()
         self._live = False
-        self._pending: deque[Item] = deque()
+        self._pending: deque[Message | Mark | _Loss] = deque()
         self._pending_bytes = 0
         # Losses that are no news, because the reader was told or never asked: up to which
         # position each source is passed over until the reader's own position is beyond it.
@@ -105,11 +115,14 @@ class Subscription:
             size = 0
             while self._pending and (not taken or size + self._pending[0].size <= MAX_TAKE):
                 item = self._pending.popleft()
-                if type(item) is Reset:
-                    # Only now is it known what the client has had before it.
-                    item = replace(item, cursor=Cursor(self._board.epoch, self.position))
-                taken.append(item)
                 size += item.size
+                if isinstance(item, _Loss):
+                    cursor = Cursor(self._board.epoch, self.position)
+                    taken.append(
+                        Reset(topics=item.topics, reason=item.reason, cursor=cursor, at=item.at)
+                    )
+                    continue
+                taken.append(item)
                 if type(item) is Message:
                     self.position = item.record.position
                     self.delivered += 1
@@ -227,7 +240,7 @@ class Subscription:
     def _overflow(self) -> None:
         # The reader is slow. What it misses now it will read from the rings, or be told of. Marks
         # go too: one that overtook its messages would hide them. A reset not yet read stays.
-        self._pending = deque(item for item in self._pending if type(item) is Reset)
+        self._pending = deque(item for item in self._pending if type(item) is _Loss)
         self._pending_bytes = 0
         self._live = False
         self._board.counters["overflows"] += 1
@@ -237,8 +250,7 @@ class Subscription:
         self._board.counters["resets"] += 1
         if log:
             logger.warning("stream reset (%s) on %s", reason, ", ".join(names))
-        cursor = Cursor(self._board.epoch, self.position)
-        self._pending.append(Reset(topics=names, reason=reason, cursor=cursor, at=time.time()))
+        self._pending.append(_Loss(topics=names, reason=reason, at=time.time()))
         self._signal.set()
 
     def _read_page(self) -> None:
