@@ -134,8 +134,9 @@ class Bus:
         return Subscribe(self, self._check(topics), after)
 
     def close(self) -> None:
-        """End every stream of this bus in this process."""
+        """End every stream of this bus in this process, and let go of its connections."""
         self.hubs.close()
+        self.backend.close()
 
     def _draft(self, topic: str, data: Any, event: str | None) -> Draft:
         return draft(check_topic(topic), data, event, max_size=self.config.max_event_size)
@@ -143,6 +144,8 @@ class Bus:
     def _defer(self, item: Draft, using: str | None) -> bool:
         if using is None or not connections[using].in_atomic_block:
             return False
+        if self.backend.enlist(item, using):
+            return True
         transaction.on_commit(partial(self._publish_committed, item), using=using)
         return True
 
@@ -342,7 +345,7 @@ def _history(snapshot: Snapshot, topic: str, after: str | None, limit: int | Non
     if after != EARLIEST:
         cursor = Cursor.parse(after)
         evicted = kept.evicted if kept is not None else snapshot.forgotten
-        if cursor.epoch != snapshot.tail.epoch or cursor.position > snapshot.tail.position:
+        if not snapshot.holds(cursor):
             raise HistoryGone(
                 f"{after!r} is not a cursor of this bus's log, which has lost its history since or "
                 "never had it. Refetch, and go on from bus.cursor()."

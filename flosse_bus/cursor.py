@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .exceptions import InvalidCursor
@@ -46,3 +47,9 @@ class Cursor:
                 f"{text[:80]!r} is not a cursor. Use an Event's id, bus.cursor(), or 'earliest'."
             )
         return cls(match[1], int(match[2]))
+
+
+def descends(tail: Cursor, ancestors: Mapping[str, int], cursor: Cursor) -> bool:
+    """Is ``cursor`` a place in the log that ends at ``tail`` and has gone on from ``ancestors``?"""
+    end = tail.position if cursor.epoch == tail.epoch else ancestors.get(cursor.epoch, -1)
+    return cursor.position <= end

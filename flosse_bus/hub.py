@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 
-from .backends.base import BusBackend, Interruption, Listener
+from .backends.base import BusBackend, Heard, Interruption, Listener
 from .conf import BusConfig
 from .cursor import EARLIEST, Cursor
 from .events import Record
@@ -32,6 +32,8 @@ LINGER = 30.0
 PATIENCE = 5.0
 #: Seconds between attempts to listen again: doubled each time, jittered, up to the last.
 BACKOFF = (0.1, 5.0)
+#: Seconds between looks at how far the log has got, so that cursors of quiet topics stay fresh.
+PROBE = 1.0
 
 
 class Hub:
@@ -206,8 +208,8 @@ class Hub:
             self._listener = None
         # Listen first: whatever is not in the tail then is heard.
         self._listener = self._backend.listen()
-        self.board.start(await self._backend.atail())
-        for work in (self._run, self._keep, self._tidy):
+        self.board.start(await self._backend.aread([]))
+        for work in (self._run, self._keep, self._probe, self._tidy):
             # In a context of its own: the caller's belongs to one request and would outlive it.
             task = contextvars.Context().run(self.loop.create_task, work())
             task.add_done_callback(self._collapse)
@@ -245,12 +247,13 @@ class Hub:
 
     async def _repaired_or_at(self, repairs: int, cursor: Cursor) -> None:
         """Wait until everything up to a cursor is handed out, or another repair has been."""
+        if not self.is_at(cursor):
+            await self._heard.probe()
         await self._until(lambda: self._repairs != repairs or self.is_at(cursor))
 
     def is_at(self, cursor: Cursor) -> bool:
         """Has everything up to this cursor been handed out?"""
-        here = self.board.tail
-        return here.epoch == cursor.epoch and here.position >= cursor.position
+        return self.board.holds(cursor)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         """Wait for the listener to get so far.
@@ -276,12 +279,11 @@ class Hub:
     async def _run(self) -> None:
         while True:
             try:
-                async for batch in self._heard:
-                    if isinstance(batch, Interruption) or batch[0].epoch != self.board.epoch:
-                        await self._repair()
-                    if not isinstance(batch, Interruption):
-                        await self._dispatch_all(batch)
+                async for heard in self._heard:
+                    await self._take(heard)
                 logger.warning("listening on bus %r has ended, trying again", self._config.alias)
+            except BackendUnavailable as error:
+                logger.warning("bus %r is not heard any more: %s", self._config.alias, error)
             except Exception:
                 # Streams stay open: what they miss now is read from the log afterwards.
                 logger.exception("listening on bus %r failed, trying again", self._config.alias)
@@ -289,6 +291,20 @@ class Hub:
             self._down = True
             self._progress()
             await self._listen_again()
+
+    async def _take(self, heard: Heard) -> None:
+        if isinstance(heard, Interruption):
+            await self._repair()
+            return
+        last = heard if isinstance(heard, Cursor) else heard[-1].cursor
+        if not self.board.knows(last.epoch):
+            await self._repair()
+        if isinstance(heard, Cursor):
+            with self.board.lock:
+                self.board.advance(heard)
+            self._progress()
+        else:
+            await self._dispatch_all(heard)
 
     async def _dispatch_all(self, batch: list[Record]) -> None:
         # A burst is handed out in parts, so that whoever reads fast enough can keep up with it.
@@ -352,6 +368,15 @@ class Hub:
             await asyncio.sleep(pause)
             with self.board.lock:
                 self.board.beat(time.monotonic())
+
+    async def _probe(self) -> None:
+        while True:
+            await asyncio.sleep(PROBE)
+            if self._listener is not None and not self._down:
+                try:
+                    await self._listener.probe()
+                except Exception:
+                    logger.exception("bus %r: could not probe its listener", self._config.alias)
 
     async def _tidy(self) -> None:
         while True:

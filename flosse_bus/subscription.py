@@ -191,6 +191,20 @@ class Subscription:
         self.position = position
         self._say(names, reason, log=log)
 
+    def stands_before(self, end: int) -> bool:
+        """Has the reader had, or will it have of what is pending, nothing beyond ``end``?"""
+        return (
+            end >= 0
+            and all(channel.ring.head <= end for channel in self.channels)
+            and all(interest.evicted <= end for interest in self.interests)
+            and not any(type(item) is Mark for item in self._pending)
+        )
+
+    def step_back(self, position: int) -> None:
+        """Positions beyond this one are given anew, and the reader has had none of them."""
+        self.position = min(self.position, position)
+        self._skip = {source: min(skip, position) for source, skip in self._skip.items()}
+
     def report_lost(self, reason: str) -> None:
         """Say so if the rings have lost anything after ``position``."""
         lost = [

@@ -12,11 +12,11 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .backends.base import Snapshot, TopicHistory
 from .conf import BusConfig
-from .cursor import EARLIEST, Cursor
+from .cursor import EARLIEST, Cursor, descends
 from .events import Record
 from .exceptions import InvalidCursor
 from .message import Message
@@ -74,11 +74,19 @@ class Switchboard:
         self.subscriptions: dict[Subscription, None] = {}
         self.epoch = ""
         self.position = 0
+        self.ancestors: Mapping[str, int] = {}
         self.counters: Counter[str] = Counter()
 
     @property
     def tail(self) -> Cursor:
         return Cursor(self.epoch, self.position)
+
+    def holds(self, cursor: Cursor) -> bool:
+        """Is this a place in the log that has been handed out?"""
+        return descends(self.tail, self.ancestors, cursor)
+
+    def knows(self, epoch: str) -> bool:
+        return epoch == self.epoch or epoch in self.ancestors
 
     @property
     def names(self) -> list[str]:
@@ -122,7 +130,7 @@ class Switchboard:
             self._place_after(subscription, parse_cursor(after), tail)
 
     def _place_after(self, subscription: Subscription, after: Cursor | None, tail: Cursor) -> None:
-        if after is None or after.epoch != tail.epoch or after.position > tail.position:
+        if after is None or not descends(tail, self.ancestors, after):
             subscription.reset(subscription.names, "unknown", tail.position)
             return
         # A client must never hold an id beyond a loss that it has not been told of, so the
@@ -155,9 +163,13 @@ class Switchboard:
 
     # Events
 
-    def start(self, tail: Cursor) -> None:
+    def start(self, snapshot: Snapshot) -> None:
         """Begin at the end of the log: nobody here has asked for what was before."""
-        self.epoch, self.position = tail.epoch, tail.position
+        self._adopt(snapshot)
+        self.position = snapshot.tail.position
+
+    def _adopt(self, snapshot: Snapshot) -> None:
+        self.epoch, self.ancestors = snapshot.tail.epoch, snapshot.ancestors
 
     def install(self, names: Sequence[str], snapshot: Snapshot, early: list[Record]) -> None:
         """Follow ``names`` from a snapshot of them, and from what has come since it was asked for.
@@ -208,19 +220,23 @@ class Switchboard:
     def dispatch(self, records: list[Record]) -> None:
         """Hand out a batch, in order of position."""
         self._hand_out(records)
-        if records[-1].epoch == self.epoch:
-            self.position = max(self.position, records[-1].position)
+        self.advance(records[-1].cursor)
+
+    def advance(self, cursor: Cursor) -> None:
+        """Everything up to ``cursor`` has been handed out."""
+        if cursor.epoch == self.epoch:
+            self.position = max(self.position, cursor.position)
 
     def repair(self, snapshot: Snapshot) -> None:
         """Bring rings and subscriptions up to a snapshot of all that is followed."""
-        if snapshot.tail.epoch != self.epoch:
-            self._begin_epoch(snapshot)
-        else:
-            self._merge(snapshot)
+        if not snapshot.holds(self.tail):
+            self._roll_back(snapshot)
+        self._adopt(snapshot)
+        self._merge(snapshot)
 
     def _hand_out(self, records: Iterable[Record]) -> None:
         for record in records:
-            if record.epoch != self.epoch:
+            if record.epoch != self.epoch and not self.holds(record.cursor):
                 continue
             channel = self._channels.get(record.topic)
             if channel is None:
@@ -242,10 +258,15 @@ class Switchboard:
             for subscription in channel.subscriptions:
                 subscription.push(message)
 
-    def _begin_epoch(self, snapshot: Snapshot) -> None:
-        """All history is lost: take over the new log's and say so to every stream."""
-        self.epoch, self.position = snapshot.tail.epoch, snapshot.tail.position
-        for channel in self._channels.values():
+    def _roll_back(self, snapshot: Snapshot) -> None:
+        """The log lacks some of what was handed out, or all: say so to whoever has had any of it.
+
+        Up to ``end`` it is the log that it was.
+        """
+        end = snapshot.ancestors.get(self.epoch, -1)
+        hit = [channel for channel in self._channels.values() if channel.ring.head > end]
+        lost = [s for s in self.subscriptions if not s.stands_before(end)]
+        for channel in hit:
             history = snapshot.topics.get(channel.name)
             if history is not None:
                 channel.ring = self._ring_of(history)
@@ -253,17 +274,17 @@ class Switchboard:
                 channel.ring = self._new_ring()
                 channel.ring.lose(snapshot.forgotten)
         for interest in self._patterns:
-            interest.evicted = snapshot.forgotten
-        for topic, history in snapshot.topics.items():
-            if topic not in self._channels:
-                self._add_channel(topic).ring = self._ring_of(history)
+            if interest.evicted > end:
+                interest.evicted = snapshot.forgotten
+        self._adopt(snapshot)
+        self.position = max(end, 0)
         for subscription in self.subscriptions:
-            subscription.reset(subscription.names, "unknown", self.position, log=False)
-        if self.subscriptions:
+            subscription.step_back(self.position)
+        for subscription in lost:
+            subscription.reset(subscription.names, "unknown", snapshot.tail.position, log=False)
+        if lost:
             logger.warning(
-                "bus %r has lost its history: %d streams reset",
-                self._config.alias,
-                len(self.subscriptions),
+                "bus %r has lost history: %d streams reset", self._config.alias, len(lost)
             )
 
     def _merge(self, snapshot: Snapshot) -> None:

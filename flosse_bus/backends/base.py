@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from asgiref.sync import sync_to_async
 from django.core.checks import CheckMessage
 
-from ..cursor import Cursor
+from ..cursor import Cursor, descends
 from ..events import Draft, Record
+from ..threads import in_thread
 
 if TYPE_CHECKING:
     from ..conf import BusConfig
@@ -35,22 +35,35 @@ class Snapshot:
 
     ``tail`` is its last position, ``topics`` what is kept of each topic asked for, and
     ``forgotten`` the highest position that any topic *not* in ``topics`` may have lost.
+    ``ancestors`` are the epochs that this log has gone on from, each with the last position that
+    it brought along: a server that comes back may have lost what it had last, and would give the
+    same positions to other events, so it goes on in an epoch of its own.
     """
 
     tail: Cursor
     topics: Mapping[str, TopicHistory] = field(default_factory=dict)
     forgotten: int = 0
+    ancestors: Mapping[str, int] = field(default_factory=dict)
+
+    def holds(self, cursor: Cursor) -> bool:
+        """Is this a place in the log, of whatever is kept there?"""
+        return descends(self.tail, self.ancestors, cursor)
 
 
 class Interruption:
     """A listener's word that events may be missing here, or that the epoch has changed."""
 
 
+#: What a listener yields: records in order; that some may be missing; or how far it has got.
+Heard = list[Record] | Interruption | Cursor
+
+
 class Listener(ABC):
     """The events of the topics watched, as they are appended, in batches and in order.
 
-    Whatever the tail of the log is after :meth:`watch`, the batches must get there within a
-    moment: the hub waits for it before it hands out what it has read.
+    A listener that does not hear of every topic also yields cursors: everything of the topics
+    watched up to there has been yielded. An exception ends it; the hub makes another one and reads
+    from the log what was missed.
     """
 
     @abstractmethod
@@ -64,9 +77,17 @@ class Listener(ABC):
     async def unwatch(self, names: Iterable[str]) -> None:
         """Remove topics and patterns. Stray events of theirs may still come."""
 
+    async def probe(self) -> None:
+        """See to it that the iteration soon reaches what is the tail of the log now.
+
+        Called every second and whenever somebody waits for the tail. It must not wait for the
+        iteration to go on. A listener whose log is not the same any more says so by what it then
+        yields: a cursor or record of another epoch, or an :class:`Interruption`.
+        """
+
     @abstractmethod
-    def __aiter__(self) -> AsyncIterator[list[Record] | Interruption]:
-        """Yield non-empty batches; an :class:`Interruption` wherever events may be missing."""
+    def __aiter__(self) -> AsyncIterator[Heard]:
+        """Yield non-empty batches, an :class:`Interruption` where events may be missing, cursors."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -92,12 +113,20 @@ class BusBackend(ABC):
         """Append to the log, from any thread.
 
         Raises:
-            BackendUnavailable: the log cannot be reached. Nothing was published.
+            BackendUnavailable: the log cannot be reached, or has not answered in time. It may
+                have got the event in the second case, which a backend must not try again.
         """
 
     async def apublish(self, draft: Draft) -> Record:
         """Like :meth:`publish`, from any event loop."""
-        return await sync_to_async(self.publish, thread_sensitive=False)(draft)
+        return await in_thread(self.publish, draft)
+
+    def enlist(self, draft: Draft, using: str) -> bool:
+        """Write the event in the transaction that is open on the database ``using``.
+
+        Return false, having done nothing, if the log cannot be part of that transaction.
+        """
+        return False
 
     @abstractmethod
     def tail(self) -> Cursor:
@@ -105,7 +134,7 @@ class BusBackend(ABC):
 
     async def atail(self) -> Cursor:
         """Like :meth:`tail`, from any event loop."""
-        return await sync_to_async(self.tail, thread_sensitive=False)()
+        return await in_thread(self.tail)
 
     @abstractmethod
     def read(self, names: Iterable[str]) -> Snapshot:
@@ -113,11 +142,14 @@ class BusBackend(ABC):
 
     async def aread(self, names: Iterable[str]) -> Snapshot:
         """Like :meth:`read`, from any event loop."""
-        return await sync_to_async(self.read, thread_sensitive=False)(names)
+        return await in_thread(self.read, names)
 
     @abstractmethod
     def listen(self) -> Listener:
         """Return a listener for the running event loop. It connects when first used."""
+
+    def close(self) -> None:
+        """Release connections that the backend keeps for itself. It may be used again after."""
 
     @abstractmethod
     def flush(self) -> None:

@@ -19,7 +19,7 @@ from ..cursor import Cursor, new_epoch
 from ..events import Draft, Record
 from ..ring import Ring
 from ..topics import compile_pattern, covered, is_pattern
-from .base import BusBackend, Interruption, Listener, Snapshot, TopicHistory
+from .base import BusBackend, Heard, Interruption, Listener, Snapshot, TopicHistory
 
 if TYPE_CHECKING:
     from ..conf import BusConfig
@@ -197,7 +197,7 @@ class MemoryListener(Listener):
     async def unwatch(self, names: Iterable[str]) -> None:
         pass
 
-    async def __aiter__(self) -> AsyncIterator[list[Record] | Interruption]:
+    async def __aiter__(self) -> AsyncIterator[Heard]:
         while True:
             await self._ready.wait()
             self._ready.clear()

@@ -87,8 +87,9 @@ class Slow(MemoryBackend):
 
     async def aread(self, names):
         snapshot = self.read(names)
-        self.reading.set()
-        await self.arrived.wait()
+        if snapshot.topics:
+            self.reading.set()
+            await self.arrived.wait()
         return snapshot
 
 
