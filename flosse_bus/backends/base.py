@@ -77,7 +77,7 @@ class Listener(ABC):
     async def unwatch(self, names: Iterable[str]) -> None:
         """Remove topics and patterns. Stray events of theirs may still come."""
 
-    async def probe(self) -> None:
+    async def probe(self) -> None:  # noqa: B027  # because those that hear everything need none
         """See to it that the iteration soon reaches what is the tail of the log now.
 
         Called every second and whenever somebody waits for the tail. It must not wait for the
@@ -87,7 +87,7 @@ class Listener(ABC):
 
     @abstractmethod
     def __aiter__(self) -> AsyncIterator[Heard]:
-        """Yield non-empty batches, an :class:`Interruption` where events may be missing, cursors."""
+        """Yield non-empty batches, cursors, an :class:`Interruption` where some may be missing."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -148,7 +148,7 @@ class BusBackend(ABC):
     def listen(self) -> Listener:
         """Return a listener for the running event loop. It connects when first used."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # because memory has none
         """Release connections that the backend keeps for itself. It may be used again after."""
 
     @abstractmethod

@@ -1,0 +1,233 @@
+"""The log in Redis: reaches every process that has the same server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import redis
+from django.core.checks import CheckMessage, Error
+from redis.connection import Connection, UnixDomainSocketConnection, parse_url
+from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from ...conf import SETTING
+from ...cursor import Cursor
+from ...events import Draft, Record
+from ...exceptions import InvalidBusBackend
+from ..base import BusBackend, Snapshot
+from .connections import Connections, settle
+from .listener import RedisListener
+from .records import Keys, flags, parse_snapshot, split
+from .scripts import FLUSH, PUBLISH, READ, TAIL
+
+if TYPE_CHECKING:
+    from ...conf import BusConfig
+
+#: Connections that one process may have for publishing, one per thread that does so at a time.
+MAX_CONNECTIONS = 1000
+
+
+class RedisBackend(BusBackend):
+    """A stream per topic, and a channel per topic that wakes whoever listens. Redis 6.2 or newer.
+
+    ``LOCATION`` is a URL (``redis://``, ``rediss://``, ``unix://``) as redis-py reads it, or some
+    of them with commas between, the nodes of a Redis Cluster to ask first. ``OPTIONS``:
+
+    - ``sentinels``: addresses ``(host, port)``. The host in ``LOCATION`` is then the service.
+    - ``sentinel_kwargs``: arguments for the connections to Sentinel.
+    - ``cache``: the alias of a django-redis cache whose settings to use, instead of ``LOCATION``.
+    - ``connection_pool``: a :class:`redis.ConnectionPool` or a function that returns one.
+    """
+
+    crosses_processes = True
+    survives_restart = True
+
+    def __init__(
+        self,
+        config: BusConfig,
+        *,
+        cache: str | None = None,
+        connection_pool: redis.ConnectionPool | Callable[[], redis.ConnectionPool] | None = None,
+        sentinels: Sequence[tuple[str, int]] | None = None,
+        sentinel_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(config)
+        self._where = f"{SETTING}[{config.alias!r}]"
+        given = [bool(config.location), cache is not None, connection_pool is not None]
+        if sum(given) != 1:
+            raise InvalidBusBackend(
+                f"{self._where}: RedisBackend needs exactly one of LOCATION, such as "
+                "'redis://127.0.0.1:6379/0', OPTIONS['cache'] and OPTIONS['connection_pool']."
+            )
+        if sentinel_kwargs and not sentinels:
+            raise InvalidBusBackend(
+                f"{self._where}['OPTIONS']: 'sentinel_kwargs' is for use with 'sentinels'."
+            )
+        make_pool: Callable[[], redis.ConnectionPool]
+        if cache is not None:
+            alias = cache
+
+            def make_pool() -> redis.ConnectionPool:
+                return _like_the_cache(alias, self._where)
+
+        elif connection_pool is not None:
+            pool = connection_pool
+
+            def make_pool() -> redis.ConnectionPool:
+                return self._accept(pool() if callable(pool) else pool)
+
+        else:
+            locations = self._parse(config.location)
+            if sentinels:
+                make_pool = self._through_sentinel(locations[0], sentinels, sentinel_kwargs or {})
+            else:
+
+                def make_pool() -> redis.ConnectionPool:
+                    return _new_pool(locations[0])
+
+        self._cache = cache
+        self._keys = Keys(config.key_prefix)
+        self._names = (self._keys.log, self._keys.heads)
+        self._ttl = int(config.history_ttl * 1000) if config.history_ttl is not None else 0
+        self._connections = Connections(
+            f"bus {config.alias!r}", make_pool, borrowed=connection_pool is not None
+        )
+        if not sentinels and cache is None and connection_pool is None:
+            self._connections.know(
+                [(one.get("host", "localhost"), one.get("port", 6379)) for one in locations[1:]]
+            )
+
+    # The log
+
+    def publish(self, draft: Draft) -> Record:
+        kind, name = flags(draft)
+        epoch, position, previous, at = self._connections.call(
+            PUBLISH,
+            self._names,
+            draft.topic,
+            self._keys.streams,
+            self._keys.channel(draft.topic),
+            self.config.history_size,
+            self._ttl,
+            kind,
+            name,
+            draft.body,
+        )
+        return Record(
+            topic=draft.topic,
+            event=draft.event,
+            body=draft.body,
+            text=draft.text,
+            epoch=epoch.decode(),
+            position=int(position),
+            previous=int(previous),
+            published_at=float(at),
+        )
+
+    def tail(self) -> Cursor:
+        return self.tail_and_run()[0]
+
+    def tail_and_run(self) -> tuple[Cursor, bytes]:
+        """Return the tail, and which run of a server has told it."""
+        (epoch, position, *_), run = self._connections.call_with_run(TAIL, self._names)
+        return Cursor(epoch.decode(), int(position)), run
+
+    def read(self, names: Iterable[str]) -> Snapshot:
+        topics, patterns = split(list(names))
+        reply = self._connections.call(
+            READ, self._names, self._keys.streams, len(topics), *topics, *patterns
+        )
+        return parse_snapshot(reply, self.config.history_ttl)
+
+    def listen(self) -> RedisListener:
+        return RedisListener(self, self._connections, self._keys)
+
+    def flush(self) -> None:
+        self._connections.call(FLUSH, self._names, self._keys.streams)
+
+    def close(self) -> None:
+        self._connections.close()
+
+    def check(self) -> list[CheckMessage]:
+        if self._cache is None:
+            return []
+        try:
+            _like_the_cache(self._cache, self._where)
+        except InvalidBusBackend as error:
+            return [Error(str(error), id="flosse_bus.E001")]
+        return []
+
+    # Settings
+
+    def _parse(self, location: str) -> list[dict[str, Any]]:
+        found = []
+        for url in location.split(","):
+            try:
+                found.append(parse_url(url.strip()))
+            except ValueError as error:
+                raise InvalidBusBackend(f"{self._where}['LOCATION']: {error}.") from error
+        return found
+
+    def _accept(self, pool: redis.ConnectionPool) -> redis.ConnectionPool:
+        if not isinstance(pool, redis.ConnectionPool):
+            raise InvalidBusBackend(
+                f"{self._where}['OPTIONS']['connection_pool']: expected a redis.ConnectionPool or "
+                f"a function that returns one, not {pool!r}."
+            )
+        return pool
+
+    def _through_sentinel(
+        self,
+        url: dict[str, Any],
+        sentinels: Sequence[tuple[str, int]],
+        sentinel_kwargs: dict[str, Any],
+    ) -> Callable[[], redis.ConnectionPool]:
+        service = url.pop("host", None)
+        ssl = url.pop("connection_class", None) is not None
+        if not service or "path" in url:
+            raise InvalidBusBackend(
+                f"{self._where}['LOCATION']: with 'sentinels' its host is the name of the service, "
+                "such as 'redis://mymaster/0'."
+            )
+        url.pop("port", None)
+
+        def make_pool() -> redis.ConnectionPool:
+            manager = Sentinel(list(sentinels), sentinel_kwargs=settle(dict(sentinel_kwargs)))
+            return SentinelConnectionPool(
+                service, manager, ssl=ssl, max_connections=MAX_CONNECTIONS, **settle(dict(url))
+            )
+
+        return make_pool
+
+
+def _new_pool(kwargs: dict[str, Any]) -> redis.ConnectionPool:
+    return redis.ConnectionPool(max_connections=MAX_CONNECTIONS, **settle(dict(kwargs)))
+
+
+def _like_the_cache(alias: str, where: str) -> redis.ConnectionPool:
+    """Return a new pool that connects as a django-redis cache does."""
+    from django_redis import get_redis_connection  # because it is optional
+
+    try:
+        pool = get_redis_connection(alias).connection_pool
+    except Exception as error:
+        raise InvalidBusBackend(
+            f"{where}['OPTIONS']['cache']: {alias!r} is not the alias of a django-redis cache: "
+            f"{error}"
+        ) from error
+    given = settle({k: v for k, v in pool.connection_kwargs.items() if k != "connection_pool"})
+    kind = pool.connection_class
+    if isinstance(pool, SentinelConnectionPool):
+        return SentinelConnectionPool(
+            pool.service_name,
+            pool.sentinel_manager,
+            connection_class=kind,
+            max_connections=MAX_CONNECTIONS,
+            **given,
+        )
+    if not issubclass(kind, (Connection, UnixDomainSocketConnection)):
+        raise InvalidBusBackend(
+            f"{where}['OPTIONS']['cache']: {kind.__name__} connections cannot be listened on. "
+            "Give LOCATION instead."
+        )
+    return redis.ConnectionPool(connection_class=kind, max_connections=MAX_CONNECTIONS, **given)

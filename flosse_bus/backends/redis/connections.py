@@ -1,0 +1,271 @@
+"""Connections to the one server that holds a bus, wherever it is at the moment.
+
+That is the server of the URL, the master that Sentinel names, or the owner of the bus's slot in a
+Redis Cluster. Scripts run on pooled connections, as one command each, and are never sent twice:
+nobody could tell whether the first one was executed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+from redis.asyncio import connection as aio
+from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.retry import Retry
+from redis.sentinel import SentinelConnectionPool
+
+from ...cursor import new_epoch
+from ...exceptions import BackendUnavailable
+from .scripts import Script
+
+#: Seconds to connect and to answer, where the settings say nothing else.
+CONNECT_TIMEOUT = 1.0
+TIMEOUT = 5.0
+#: Servers asked for one command before it is given up. None of them has executed it.
+MAX_HOPS = 5
+
+Address = tuple[str, int]
+
+#: What an asyncio connection may be told that a blocking one was told. The rest are objects of the
+#: blocking client, or matters of how its pool is used.
+_SHARED = frozenset(
+    {"host", "port", "path", "db", "username", "password", "credential_provider", "client_name"}
+    | {"socket_connect_timeout", "socket_keepalive", "socket_keepalive_options"}
+)
+
+
+class Connections:
+    """Made without connecting; ``make_pool`` is called when a connection is first needed."""
+
+    def __init__(
+        self, label: str, make_pool: Callable[[], redis.ConnectionPool], *, borrowed: bool
+    ) -> None:
+        self._label = label
+        self._make_pool = make_pool
+        #: The pool is the project's: what is idle in it is not ours to disconnect.
+        self._borrowed = borrowed
+        self._lock = threading.Lock()
+        self._seed: redis.ConnectionPool | None = None
+        # In a cluster: pools by address, and the one that seems to own the slot.
+        self._nodes: dict[Address, redis.ConnectionPool | None] = {}
+        self._owner: Address | None = None
+        # The server process behind each connection, while it is connected.
+        self._runs: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
+
+    def know(self, addresses: Sequence[Address]) -> None:
+        """Name nodes of a cluster that can be asked when the first one does not answer."""
+        for address in addresses:
+            self._nodes.setdefault(address, None)
+
+    def call(self, script: Script, keys: Sequence[str], *args: str | bytes | int) -> Any:
+        """Run a script where the bus is, and return its raw answer.
+
+        Raises:
+            BackendUnavailable: there is no answer. After a timeout it may have run.
+        """
+        return self.call_with_run(script, keys, *args)[0]
+
+    def call_with_run(
+        self, script: Script, keys: Sequence[str], *args: str | bytes | int
+    ) -> tuple[Any, bytes]:
+        """Like :meth:`call`, and say which run of a server has answered."""
+        pool, asking = self._pool(), False
+        for _ in range(MAX_HOPS):
+            try:
+                return self._call_on(pool, script, keys, args, asking=asking)
+            except MovedError as error:
+                pool, asking = self._move(error.host, error.port), False
+            except AskError as error:
+                pool, asking = self._at((error.host, error.port)), True
+            except (_NotSent, ReadOnlyError) as error:  # it has not been executed
+                another = self._another(pool)
+                if another is None:
+                    raise self._unavailable(error) from error
+                pool, asking = another, False
+            except (RedisError, OSError) as error:
+                self._another(pool)
+                raise self._unavailable(error) from error
+        raise BackendUnavailable(f"{self._label}: no server says that the bus's keys are there.")
+
+    def listening_connection(self) -> aio.AbstractConnection:
+        """Return a new asyncio connection, not connected, to where the bus was last found.
+
+        Raises:
+            BackendUnavailable: Sentinel knows no master.
+        """
+        pool = self._pool()
+        given = dict(pool.connection_kwargs)
+        if isinstance(pool, SentinelConnectionPool):
+            try:
+                given["host"], given["port"] = pool.get_master_address()
+            except (RedisError, OSError) as error:
+                raise self._unavailable(error) from error
+        kind: type[aio.AbstractConnection] = aio.Connection
+        if issubclass(pool.connection_class, UnixDomainSocketConnection):
+            kind = aio.UnixDomainSocketConnection
+        elif issubclass(pool.connection_class, SSLConnection):
+            kind = aio.SSLConnection
+        known = _parameters(kind)
+        kwargs = {
+            key: value
+            for key, value in given.items()
+            if key in known and (key in _SHARED or key.startswith("ssl_"))
+        }
+        if kwargs.get("socket_connect_timeout") is None:
+            kwargs["socket_connect_timeout"] = CONNECT_TIMEOUT
+        # RESP 2 has no pushes between answers; and a silent channel is no reason to hang up.
+        kwargs |= {"socket_timeout": None, "protocol": 2, "retry": None, "health_check_interval": 0}
+        return kind(**kwargs)
+
+    def close(self) -> None:
+        """Disconnect what is idle; later calls connect again."""
+        with self._lock:
+            pools = [*self._nodes.values(), None if self._borrowed else self._seed]
+            self._seed, self._nodes, self._owner = None, {}, None
+        for pool in pools:
+            if pool is not None:
+                pool.disconnect(inuse_connections=False)
+
+    # One command on one server
+
+    def _call_on(
+        self,
+        pool: redis.ConnectionPool,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[str | bytes | int],
+        *,
+        asking: bool,
+    ) -> tuple[Any, bytes]:
+        try:
+            connection = pool.get_connection()
+        except (RedisError, OSError) as error:
+            raise _NotSent(str(error)) from error
+        try:
+            try:
+                run = self._run_of(connection)
+            except (RedisError, OSError) as error:
+                connection.disconnect()
+                raise _NotSent(str(error)) from error
+            tail = (len(keys), *keys, run, new_epoch(), *args)
+            try:
+                return _send(connection, asking, "EVALSHA", script.sha, *tail), run
+            except NoScriptError:
+                return _send(connection, asking, "EVAL", script.text, *tail), run
+        except ResponseError:
+            raise
+        except BaseException:
+            connection.disconnect()  # an answer may still come, and must not pass for another's
+            raise
+        finally:
+            pool.release(connection)
+
+    def _run_of(self, connection: AbstractConnection) -> bytes:
+        run = self._runs.get(connection)
+        if run is None:
+            connection.register_connect_callback(self._forget_run)
+            info = parse_info(_send(connection, False, "INFO", "server"))
+            if info.get(b"redis_mode") == b"cluster":
+                self._learn(_send(connection, False, "CLUSTER", "SLOTS"))
+            run = self._runs[connection] = info[b"run_id"]
+        return run
+
+    def _forget_run(self, connection: AbstractConnection) -> None:
+        self._runs.pop(connection, None)
+
+    # Where the bus is
+
+    def _pool(self) -> redis.ConnectionPool:
+        with self._lock:
+            if self._seed is None:
+                self._seed = self._make_pool()
+            owner, seed = self._owner, self._seed
+        return seed if owner is None else self._at(owner)
+
+    def _at(self, address: Address) -> redis.ConnectionPool:
+        with self._lock:
+            pool = self._nodes.get(address)
+            if pool is None:
+                seed = self._seed or self._make_pool()
+                given = {**seed.connection_kwargs, "host": address[0], "port": address[1]}
+                pool = redis.ConnectionPool(connection_class=seed.connection_class, **given)
+                self._nodes[address] = pool
+            return pool
+
+    def _move(self, host: str, port: int) -> redis.ConnectionPool:
+        owner = (host, port)
+        pool = self._at(owner)
+        with self._lock:
+            self._owner = owner
+        return pool
+
+    def _another(self, pool: redis.ConnectionPool) -> redis.ConnectionPool | None:
+        """Ask another node of the cluster the next time; it knows who has taken over."""
+        with self._lock:
+            known = list(self._nodes)
+            if not known:
+                return None
+            here = self._owner
+            turn = known.index(here) + 1 if here in known else 0
+            self._owner = known[turn % len(known)]
+            owner = self._owner
+        return self._at(owner)
+
+    def _learn(self, slots: Sequence[Sequence[Any]]) -> None:
+        with self._lock:
+            for _, _, *nodes in slots:
+                for host, port, *_ in nodes:
+                    if host:  # empty or null: the node does not know its own name
+                        self._nodes.setdefault((host.decode(), port), None)
+
+    def _unavailable(self, error: Exception) -> BackendUnavailable:
+        hint = ""
+        if isinstance(error, NoPermissionError) or "NOPERM" in str(error):
+            hint = " See 'Redis' in the documentation for what its user must be allowed to do."
+        return BackendUnavailable(f"{self._label}: Redis: {error}.{hint}")
+
+
+class _NotSent(Exception):
+    """There was no connection to send the command on."""
+
+
+def _send(connection: AbstractConnection, asking: bool, *command: str | bytes | int) -> Any:
+    if asking:
+        connection.send_command("ASKING")
+        connection.read_response()
+    connection.send_command(*command)
+    return connection.read_response(disable_decoding=True)
+
+
+def parse_info(text: bytes) -> dict[bytes, bytes]:
+    lines = (line.partition(b":") for line in text.splitlines())
+    return {key: value for key, _, value in lines}
+
+
+def _parameters(kind: type[aio.AbstractConnection]) -> set[str]:
+    makers = (vars(one).get("__init__") for one in kind.__mro__ if one is not object)
+    return {name for maker in makers if maker for name in inspect.signature(maker).parameters}
+
+
+def settle(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Bound the waits of a pool's connections, and leave it to the caller to try again."""
+    defaults = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": TIMEOUT}
+    for key, value in defaults.items():
+        if kwargs.get(key) is None:
+            kwargs[key] = value
+    return {**kwargs, "retry": Retry(NoBackoff(), 0), "protocol": 2}

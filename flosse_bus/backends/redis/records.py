@@ -1,0 +1,115 @@
+"""How the bus writes to Redis: names of keys and channels, entries, patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...cursor import Cursor
+from ...events import Draft, Record
+from ...topics import is_pattern
+from ..base import Snapshot, TopicHistory
+
+_LUA_MAGIC = frozenset("^$()%.[]*+-?")
+
+
+class Keys:
+    """The names of one bus. The braces keep all its keys in one slot of a Redis Cluster."""
+
+    def __init__(self, prefix: str) -> None:
+        self.log = f"{{{prefix}}}:log"
+        self.heads = f"{{{prefix}}}:heads"
+        self.streams = f"{{{prefix}}}:s:"
+        self._channels = f"{{{prefix}}}:c:"
+        self._strip = len(self._channels.encode())
+
+    def channel(self, name: str) -> bytes:
+        """Return the channel of a topic, or of a pattern the glob that covers its channels.
+
+        The glob covers more: its ``*`` crosses segments.
+        """
+        return (self._channels + name.replace("**", "*")).encode()
+
+    def topic(self, channel: bytes) -> str:
+        return channel[self._strip :].decode()
+
+
+def flags(draft: Draft) -> tuple[str, str]:
+    """Return what an entry says of a draft besides its body."""
+    return ("t" if draft.text else "j") + ("-" if draft.event is None else "e"), draft.event or ""
+
+
+def parse_entry(topic: str, entry: bytes) -> Record:
+    """Read what the publishing script has written."""
+    return _parse(topic, entry)[0]
+
+
+def _parse(topic: str, entry: bytes) -> tuple[Record, int]:
+    head, _, body = entry.partition(b"\n")
+    epoch, position, previous, floor, at, flags, event = head.split(b" ", 6)
+    record = Record(
+        topic=topic,
+        event=event.decode() if flags[1:] == b"e" else None,
+        body=body,
+        text=flags[:1] == b"t",
+        epoch=epoch.decode(),
+        position=int(position),
+        previous=int(previous),
+        published_at=float(at),
+    )
+    return record, int(floor)
+
+
+def parse_ancestors(text: bytes) -> Mapping[str, int]:
+    lines = (line.split(b" ") for line in text.splitlines())
+    return {epoch.decode(): int(position) for epoch, position in lines}
+
+
+def parse_snapshot(reply: Any, ttl: float | None) -> Snapshot:
+    """Read the answer of the reading script."""
+    epoch, position, forgotten, ancestors, now, topics = reply
+    oldest = None if ttl is None else float(now) - ttl
+    return Snapshot(
+        tail=Cursor(epoch.decode(), int(position)),
+        topics={
+            topic.decode(): _history(topic.decode(), int(head), entries, oldest)
+            for topic, head, entries in topics
+        },
+        forgotten=int(forgotten),
+        ancestors=parse_ancestors(ancestors),
+    )
+
+
+def _history(topic: str, head: int, entries: Sequence[bytes], oldest: float | None) -> TopicHistory:
+    records: list[Record] = []
+    # Without a stream all is lost. Its first entry tells what was lost before it.
+    evicted = head
+    for entry in entries:
+        record, floor = _parse(topic, entry)
+        if oldest is not None and record.published_at < oldest:
+            continue
+        if not records:
+            evicted = max(record.previous, floor)
+        records.append(record)
+    return TopicHistory(records=tuple(records), evicted=evicted)
+
+
+def split(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the topics among the names, and the patterns as Lua patterns."""
+    return (
+        [name for name in names if not is_pattern(name)],
+        [_lua_pattern(name) for name in names if is_pattern(name)],
+    )
+
+
+def _lua_pattern(pattern: str) -> str:
+    segments = pattern.split(".")
+    parts = []
+    for index, segment in enumerate(segments):
+        if segment == "**":
+            parts.append(".*" if index else ".+")
+        elif segment == "*":
+            parts.append("[^.]*")
+        else:
+            parts.append("".join(f"%{c}" if c in _LUA_MAGIC else c for c in segment))
+    return f"^{'%.'.join(parts)}$"
