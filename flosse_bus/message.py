@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from .cursor import Cursor
+from .cursor import EARLIEST, Cursor
 from .events import RESET, Event, Record
 from .wire import encode, encode_envelope, encode_id, encode_record
 
@@ -87,6 +87,10 @@ class Mark:
     id: str
     position: int | None = None
     size: int = 0
+
+    def beyond(self, position: int) -> bool:
+        """Would a client with this id resume after ``position``?"""
+        return self.id != EARLIEST and Cursor.parse(self.id).position > position
 
     def frame(self, *, envelope: bool) -> bytes:
         return encode_id(self.id)

@@ -197,7 +197,7 @@ class Subscription:
             end >= 0
             and all(channel.ring.head <= end for channel in self.channels)
             and all(interest.evicted <= end for interest in self.interests)
-            and not any(type(item) is Mark for item in self._pending)
+            and not any(type(item) is Mark and item.beyond(end) for item in self._pending)
         )
 
     def step_back(self, position: int) -> None:

@@ -15,7 +15,7 @@ from ...cursor import Cursor
 from ...events import Draft, Record
 from ...exceptions import InvalidBusBackend
 from ..base import BusBackend, Snapshot
-from .connections import Connections, settle
+from .connections import Connections, settle, shared
 from .listener import RedisListener
 from .records import Keys, flags, parse_snapshot, split
 from .scripts import FLUSH, PUBLISH, READ, TAIL
@@ -192,16 +192,16 @@ class RedisBackend(BusBackend):
         url.pop("port", None)
 
         def make_pool() -> redis.ConnectionPool:
-            manager = Sentinel(list(sentinels), sentinel_kwargs=settle(dict(sentinel_kwargs)))
+            manager = Sentinel(list(sentinels), sentinel_kwargs=settle(sentinel_kwargs))
             return SentinelConnectionPool(
-                service, manager, ssl=ssl, max_connections=MAX_CONNECTIONS, **settle(dict(url))
+                service, manager, ssl=ssl, max_connections=MAX_CONNECTIONS, **settle(url)
             )
 
         return make_pool
 
 
 def _new_pool(kwargs: dict[str, Any]) -> redis.ConnectionPool:
-    return redis.ConnectionPool(max_connections=MAX_CONNECTIONS, **settle(dict(kwargs)))
+    return redis.ConnectionPool(max_connections=MAX_CONNECTIONS, **settle(kwargs))
 
 
 def _like_the_cache(alias: str, where: str) -> redis.ConnectionPool:
@@ -215,7 +215,7 @@ def _like_the_cache(alias: str, where: str) -> redis.ConnectionPool:
             f"{where}['OPTIONS']['cache']: {alias!r} is not the alias of a django-redis cache: "
             f"{error}"
         ) from error
-    given = settle({k: v for k, v in pool.connection_kwargs.items() if k != "connection_pool"})
+    given = settle(shared(pool.connection_kwargs))
     kind = pool.connection_class
     if isinstance(pool, SentinelConnectionPool):
         return SentinelConnectionPool(

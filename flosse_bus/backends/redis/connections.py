@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -41,11 +41,11 @@ MAX_HOPS = 5
 
 Address = tuple[str, int]
 
-#: What an asyncio connection may be told that a blocking one was told. The rest are objects of the
-#: blocking client, or matters of how its pool is used.
+#: What one connection may be told because another was. The rest are objects of another kind of
+#: client, or matters of how its pool is used.
 _SHARED = frozenset(
     {"host", "port", "path", "db", "username", "password", "credential_provider", "client_name"}
-    | {"socket_connect_timeout", "socket_keepalive", "socket_keepalive_options"}
+    | {"socket_connect_timeout", "socket_timeout", "socket_keepalive", "socket_keepalive_options"}
 )
 
 
@@ -121,11 +121,7 @@ class Connections:
         elif issubclass(pool.connection_class, SSLConnection):
             kind = aio.SSLConnection
         known = _parameters(kind)
-        kwargs = {
-            key: value
-            for key, value in given.items()
-            if key in known and (key in _SHARED or key.startswith("ssl_"))
-        }
+        kwargs = {key: value for key, value in shared(given).items() if key in known}
         if kwargs.get("socket_connect_timeout") is None:
             kwargs["socket_connect_timeout"] = CONNECT_TIMEOUT
         # RESP 2 has no pushes between answers; and a silent channel is no reason to hang up.
@@ -235,7 +231,7 @@ class Connections:
 
     def _unavailable(self, error: Exception) -> BackendUnavailable:
         hint = ""
-        if isinstance(error, NoPermissionError) or "NOPERM" in str(error):
+        if isinstance(error, NoPermissionError) or isinstance(error.__cause__, NoPermissionError):
             hint = " See 'Redis' in the documentation for what its user must be allowed to do."
         return BackendUnavailable(f"{self._label}: Redis: {error}.{hint}")
 
@@ -262,10 +258,15 @@ def _parameters(kind: type[aio.AbstractConnection]) -> set[str]:
     return {name for maker in makers if maker for name in inspect.signature(maker).parameters}
 
 
-def settle(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Bound the waits of a pool's connections, and leave it to the caller to try again."""
-    defaults = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": TIMEOUT}
-    for key, value in defaults.items():
+def settle(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a pool's arguments with all waits bounded, and trying again left to the caller."""
+    kwargs = {**given, "retry": Retry(NoBackoff(), 0), "protocol": 2}
+    for key, value in (("socket_connect_timeout", CONNECT_TIMEOUT), ("socket_timeout", TIMEOUT)):
         if kwargs.get(key) is None:
             kwargs[key] = value
-    return {**kwargs, "retry": Retry(NoBackoff(), 0), "protocol": 2}
+    return kwargs
+
+
+def shared(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of a connection's arguments those that say where and as whom to connect."""
+    return {k: v for k, v in given.items() if k in _SHARED or k.startswith("ssl_")}

@@ -126,7 +126,7 @@ class RedisListener(Listener):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._connection is not None:
             with contextlib.suppress(RedisError, OSError, asyncio.TimeoutError):
-                await self._connection.disconnect(nowait=True)
+                await self._connection.disconnect()
 
     # The connection
 
@@ -140,7 +140,7 @@ class RedisListener(Listener):
             reply = await asyncio.wait_for(connection.read_response(disable_decoding=True), TIMEOUT)
             self._run = parse_info(reply)[b"run_id"]
         except BaseException as error:
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
             if isinstance(error, (RedisError, OSError, asyncio.TimeoutError)):
                 raise self._unavailable(error) from error
             raise

@@ -1,0 +1,183 @@
+"""History that Redis loses, and history that it keeps through something that looks like it."""
+
+from __future__ import annotations
+
+import pytest
+import redis
+
+from flosse_bus.exceptions import BackendUnavailable, HistoryGone
+from tests.brokers import RedisServer
+from tests.processes import wait_until
+from tests.redis.help import bus_at, publish, taken
+
+APPEND_ALWAYS = ["--appendonly", "yes", "--appendfsync", "always"]
+
+
+def test_flushall_resets_open_streams_and_cursors(redis_server, redis_url):
+    with bus_at(redis_url) as bus:
+        before = publish(bus, "a", 1)
+        with bus.subscribe("a", after=before.id) as events:
+            redis_server.execute("FLUSHALL")
+            assert taken(events, 1) == ["unknown"]  # though nothing is published
+            publish(bus, "a", 2)
+            assert taken(events, 1) == [2]
+        with bus.subscribe("a", after=before.id) as events:
+            assert taken(events, 1) == ["unknown"]
+        with pytest.raises(HistoryGone):
+            bus.history("a", after=before.id)
+
+
+def test_a_script_flush_changes_nothing(redis_server, redis_url):
+    with bus_at(redis_url) as bus, bus.subscribe("a") as events:
+        for n in range(3):
+            redis_server.execute("SCRIPT", "FLUSH")
+            publish(bus, "a", n)
+        assert taken(events, 3) == [0, 1, 2]
+        redis_server.execute("SCRIPT", "FLUSH")
+        assert [event.data for event in bus.history("a")] == [0, 1, 2]
+        assert bus.cursor() == bus.history("a")[-1].id
+
+
+@pytest.mark.parametrize("key", ["log", "heads"])
+def test_a_log_whose_books_are_evicted_is_a_new_one(redis_server, redis_url, key):
+    with bus_at(redis_url) as bus:
+        before = publish(bus, "a", 1)
+        publish(bus, "b", 1)
+        with bus.subscribe("a", "b") as events:
+            redis_server.execute("DEL", f"{{flosse}}:{key}")
+            assert taken(events, 1) == ["unknown"]
+            after = publish(bus, "a", 2)
+            assert taken(events, 1) == [2]
+        assert after.id.partition("-")[0] != before.id.partition("-")[0]
+        # What the old log has left behind is not taken for the new one's.
+        assert [event.data for event in bus.history("a")] == [2]
+        assert bus.history("b") == []
+
+
+def test_a_topic_whose_history_is_evicted_resets_who_needs_it(redis_server, redis_url):
+    with bus_at(redis_url) as bus:
+        first, other = publish(bus, "a", 1), publish(bus, "b", 1)
+        publish(bus, "a", 2)
+        with bus.subscribe("a", "b") as events:
+            redis_server.execute("DEL", "{flosse}:s:a")
+            publish(bus, "b", 2)
+            publish(bus, "a", 3)
+            assert taken(events, 2) == [2, 3]  # who was there has had it all
+        assert [event.data for event in bus.history("a")] == [3]
+    with bus_at(redis_url) as bus:  # as another process, without what the first one remembers
+        with bus.subscribe("a", after=first.id) as events:
+            assert taken(events, 1) == ["expired"]
+        with bus.subscribe("b", after=other.id) as events:
+            assert taken(events, 1) == [2]
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-random", "volatile-lru"])
+def test_eviction_is_never_silent(tmp_path, policy):
+    """A small Redis under maxmemory: each resume is complete, or a reset."""
+    args = ["--maxmemory", "3mb", "--maxmemory-policy", policy]
+    with RedisServer(tmp_path, args=args) as server, bus_at(server.url) as bus:
+        sent = [publish(bus, f"t.{n % 10}", [n, "x" * 20_000]) for n in range(300)]
+        assert server.info("stats")["evicted_keys"] > 0
+        complete = resets = 0
+        for index in range(0, 300, 23):
+            topic = sent[index].topic
+            wanted = [e.data[0] for e in sent[index + 1 :] if e.topic == topic]
+            with bus.subscribe(topic, after=sent[index].id) as events:
+                last = publish(bus, topic, [index + 1000])
+                event = next(events)
+                if event.event == "stream-reset":
+                    resets += 1
+                    continue
+                got = [event.data[0]]
+                while got[-1] != last.data[0]:
+                    got.append(next(events).data[0])
+                sent_later = [n for n in got if n >= 1000]
+                assert got[: len(wanted)] == wanted
+                assert sent_later[-1] == index + 1000
+                complete += 1
+        assert resets > 0
+
+
+def test_a_full_redis_refuses_and_loses_nothing(tmp_path):
+    args = ["--maxmemory", "3mb", "--maxmemory-policy", "noeviction"]
+    with RedisServer(tmp_path, args=args) as server, bus_at(server.url) as bus:
+        first = publish(bus, "a", 0)
+        kept = []
+        with pytest.raises(BackendUnavailable, match="maxmemory"):
+            for n in range(1000):
+                bus.publish("a", [n, "x" * 20_000], using=None)
+                kept.append(n)
+        assert [event.data[0] for event in bus.history("a", after=first.id)] == kept
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_restart_without_persistence_resets(tmp_path, kill):
+    with RedisServer(tmp_path) as server, bus_at(server.url) as bus:
+        before = publish(bus, "a", 1)
+        with bus.subscribe("a", after=before.id) as events:
+            server.restart(kill=kill)
+            assert taken(events, 1) == ["unknown"]
+            publish(bus, "a", 2)
+            assert taken(events, 1) == [2]
+
+
+@pytest.mark.parametrize("kill", [False, True])
+def test_a_restart_with_everything_on_disk_carries_on(tmp_path, kill):
+    with RedisServer(tmp_path, args=APPEND_ALWAYS) as server, bus_at(server.url) as bus:
+        sent = [publish(bus, "a", n) for n in range(4)]
+        with bus.subscribe("a", after=sent[0].id) as events, bus.subscribe("b") as others:
+            assert taken(events, 2) == [1, 2]
+            server.restart(kill=kill)
+            sent.append(publish(bus, "a", 4))
+            publish(bus, "b", 5)
+            assert taken(events, 2) == [3, 4]
+            assert taken(others, 1) == [5]
+        # Positions may have been given anew, for all that Redis can tell: another epoch, which
+        # goes on from the one before.
+        assert sent[4].id.partition("-")[0] != sent[3].id.partition("-")[0]
+        with bus.subscribe("a", after=sent[2].id) as events:
+            assert taken(events, 2) == [3, 4]
+        assert bus.history("a") == sent
+
+
+def test_a_restart_with_older_data_resets_who_has_had_what_is_gone(tmp_path):
+    with RedisServer(tmp_path) as server, bus_at(server.url) as bus:
+        old = publish(bus, "a", "saved")
+        quiet = publish(bus, "b", "saved too")
+        with bus.subscribe("a", after=old.id) as events, bus.subscribe("b") as others:
+            server.execute("SAVE")
+            gone = publish(bus, "a", "gone")
+            assert taken(events, 1) == ["gone"]
+            server.kill()
+            server.start()
+            assert taken(events, 1) == ["unknown"]
+            new = publish(bus, "a", "new")
+            publish(bus, "b", "for the others")
+            # The same position, for something else.
+            assert new.id.partition("-")[2] == gone.id.partition("-")[2]
+            assert taken(events, 1) == ["new"]
+            assert taken(others, 1) == ["for the others"]  # whose history is whole
+        for after, topic, wanted in [
+            (gone.id, "a", ["unknown"]), (old.id, "b", ["saved too", "for the others"]),
+            (quiet.id, "a", ["new"]), (new.id, "b", ["for the others"]),
+        ]:  # fmt: skip
+            with bus.subscribe(topic, after=after) as events:
+                assert taken(events, len(wanted)) == wanted
+
+
+def test_dead_topics_leave_nothing_behind(redis_server, redis_url):
+    with bus_at(redis_url, history_ttl=0.05) as bus:
+        for n in range(30):
+            publish(bus, f"dead.{n}", n)
+        wait_until(lambda: not redis_server.execute("KEYS", "{flosse}:s:dead.*"), "expiry")
+        before = bus.cursor()
+        for n in range(40):
+            publish(bus, "living", n)
+        assert redis_server.execute("ZRANGE", "{flosse}:heads", 0, -1) == ["", "living"]
+        again = publish(bus, "dead.3", "again")
+        with bus.subscribe("dead.3", after=before) as events:
+            assert taken(events, 1) == ["again"]
+        assert redis_server.execute("TYPE", "{flosse}:log") == "hash"
+        with redis.Redis.from_url(redis_url) as client:
+            assert client.ttl("{flosse}:log") == -1
+        assert again.data == "again"
