@@ -115,6 +115,12 @@ class Connections:
                 given["host"], given["port"] = pool.get_master_address()
             except (RedisError, OSError) as error:
                 raise self._unavailable(error) from error
+        made_by = {getattr(pool.connection_class, n).__module__ for n in ("connect", "_connect")}
+        if not all(module.startswith("redis.") for module in made_by):
+            raise BackendUnavailable(
+                f"{self._label}: {pool.connection_class.__name__} makes connections of its own "
+                "kind, and they can be published through but not listened on."
+            )
         kind: type[aio.AbstractConnection] = aio.Connection
         if issubclass(pool.connection_class, UnixDomainSocketConnection):
             kind = aio.UnixDomainSocketConnection
@@ -175,10 +181,10 @@ class Connections:
         run = self._runs.get(connection)
         if run is None:
             connection.register_connect_callback(self._forget_run)
-            info = parse_info(_send(connection, False, "INFO", "server"))
+            info = _info(connection)
             if info.get(b"redis_mode") == b"cluster":
                 self._learn(_send(connection, False, "CLUSTER", "SLOTS"))
-            run = self._runs[connection] = info[b"run_id"]
+            run = self._runs[connection] = info.get(b"run_id", b"unknown")
         return run
 
     def _forget_run(self, connection: AbstractConnection) -> None:
@@ -246,6 +252,17 @@ def _send(connection: AbstractConnection, asking: bool, *command: str | bytes | 
         connection.read_response()
     connection.send_command(*command)
     return connection.read_response(disable_decoding=True)
+
+
+def _info(connection: AbstractConnection) -> dict[bytes, bytes]:
+    try:
+        return parse_info(_send(connection, False, "INFO", "server"))
+    except NoPermissionError:
+        raise
+    except ResponseError as error:
+        if "unknown command" not in str(error):
+            raise
+        return {}  # fakeredis, of which there is but one
 
 
 def parse_info(text: bytes) -> dict[bytes, bytes]:
