@@ -1,0 +1,221 @@
+"""What is asked of the SQL functions of ``flosse_bus.contrib.postgres``, and what they answer."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import md5
+from typing import TYPE_CHECKING
+
+from ...conf import BusConfig
+from ...cursor import Cursor
+from ...events import Draft, Record
+from ...topics import is_pattern
+from ..base import Snapshot, TopicHistory
+from .link import Arguments, Query
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
+#: What one look of a listener takes at most: events, and bytes of their data.
+ROWS = 500
+BYTES = 1 << 20
+#: A place after every event.
+END = (1 << 63) - 1
+
+_INTEGER = struct.Struct(">q")
+_FLOAT = struct.Struct(">d")
+
+
+class Queries:
+    """The queries on one bus, with the arguments that do not change."""
+
+    def __init__(self, config: BusConfig, *, schema: str | None, relaxed: bool) -> None:
+        at = f'"{schema}".' if schema else ""
+        self._bus = config.key_prefix.encode()
+        self._size = _text(config.history_size)
+        self._ttl = None if config.history_ttl is None else repr(config.history_ttl).encode()
+        self._relaxed = _boolean(relaxed)
+        self.append = _call(
+            f"{at}flosse_bus_append",
+            ("text", "text", "text", "bytea", "boolean", "bigint", "double precision", "boolean"),
+        )
+        self.settle = _call(
+            f"{at}flosse_bus_settle", ("text", "bigint", "double precision", "boolean")
+        )
+        self.listen = _call(
+            f"{at}flosse_bus_listen",
+            ("text", "bigint", "text[]", "text", "integer", "bigint", "boolean"),
+        )
+        self.read = _call(
+            f"{at}flosse_bus_read",
+            ("text", "text[]", "text", "bigint", "double precision", "boolean"),
+        )
+        self.flush = _call(f"{at}flosse_bus_flush", ("text",))
+        channel = "flosse_bus_" + md5(self._bus, usedforsecurity=False).hexdigest()[:16]
+        self.hear = Query(text=f"LISTEN {channel}".encode())
+        #: For a cursor of Django's.
+        self.enlist = f"SELECT {at}flosse_bus_enlist(%s, %s, %s, %s, %s)"
+
+    def append_arguments(self, draft: Draft) -> Arguments:
+        event = None if draft.event is None else draft.event.encode()
+        topic, raw = draft.topic.encode(), _boolean(draft.text)
+        return (self._bus, topic, event, draft.body, raw, self._size, self._ttl, self._relaxed)
+
+    def settle_arguments(self) -> Arguments:
+        return (self._bus, self._size, self._ttl, self._relaxed)
+
+    def listen_arguments(self, after: int, choice: Choice | None, *, anyway: bool) -> Arguments:
+        topics, regex = (choice.topics, choice.regex) if choice is not None else (None, None)
+        return (self._bus, _text(after), topics, regex, _ROWS, _BYTES, _boolean(anyway))
+
+    def read_arguments(self, choice: Choice, *, anyway: bool) -> Arguments:
+        topics, regex = choice.topics, choice.regex
+        return (self._bus, topics, regex, self._size, self._ttl, _boolean(anyway))
+
+    def flush_arguments(self) -> Arguments:
+        return (self._bus,)
+
+
+def _call(function: str, types: Sequence[str]) -> Query:
+    arguments = ", ".join(f"${n}::{type}" for n, type in enumerate(types, 1))
+    return Query(
+        text=f"SELECT * FROM {function}({arguments})".encode(),  # noqa: S608  # because it is ours
+        formats=[int(type == "bytea") for type in types],
+    )
+
+
+class Choice:
+    """Topics as an array and patterns as a regular expression, as PostgreSQL wants them."""
+
+    __slots__ = ("regex", "topics")
+
+    def __init__(self, names: Iterable[str]) -> None:
+        names = list(names)
+        topics = ",".join(f'"{name}"' for name in names if not is_pattern(name))
+        patterns = "|".join(_regex(name) for name in names if is_pattern(name))
+        self.topics = f"{{{topics}}}".encode()
+        self.regex = f"^(?:{patterns})$".encode() if patterns else None
+
+
+def _regex(pattern: str) -> str:
+    """Return what :func:`flosse_bus.topics.compile_pattern` makes of it, for topics only."""
+    segments = pattern.split(".")
+    last = len(segments) - 1
+    return r"\.".join(
+        (".*" if index else ".+")
+        if segment == "**" and index == last
+        else "[^.]*"
+        if segment == "*"
+        else segment
+        for index, segment in enumerate(segments)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heading:
+    """How a log stands. ``tail`` is ``None`` if it has not begun."""
+
+    tail: Cursor | None
+    unsettled: bool
+
+
+def heading(answer: PGresult) -> Heading:
+    """Read the last row of what ``listen`` or ``read`` has answered."""
+    row = answer.ntuples - 1
+    epoch, position = answer.get_value(row, 4), answer.get_value(row, 5)
+    tail = None if epoch is None or position is None else Cursor(epoch.decode(), _int(position))
+    return Heading(tail=tail, unsettled=answer.get_value(row, 3) == b"\1")
+
+
+def appended(answer: PGresult, draft: Draft) -> Record | None:
+    """Return what ``append`` has made of a draft, or ``None`` if it must be asked again."""
+    if answer.get_value(0, 1) is None:
+        return None
+    epoch, position, previous, published_at = (_sure(answer.get_value(0, n)) for n in range(4))
+    return Record(
+        topic=draft.topic,
+        event=draft.event,
+        body=draft.body,
+        text=draft.text,
+        epoch=epoch.decode(),
+        position=_int(position),
+        previous=_int(previous),
+        published_at=_FLOAT.unpack(published_at)[0],
+    )
+
+
+def records(answer: PGresult) -> list[Record]:
+    """Return the events that ``listen`` has answered."""
+    return [_record(answer, row) for row in range(answer.ntuples - 1)]
+
+
+def snapshot(answer: PGresult, tail: Cursor) -> Snapshot:
+    """Return what ``read`` has answered."""
+    topics: dict[str, TopicHistory] = {}
+    for topic, rows in _by_topic(answer):
+        first = rows.start
+        previous = _int(_sure(answer.get_value(first, 6)))
+        if answer.get_value(first, 5) is None:  # all expired: "previous" is the last event's place
+            topics[topic] = TopicHistory(records=(), evicted=previous)
+        else:
+            topics[topic] = TopicHistory(
+                records=tuple(_record(answer, row) for row in rows),
+                evicted=previous or _int(_sure(answer.get_value(first, 8))),
+            )
+    last = answer.ntuples - 1
+    return Snapshot(
+        tail=tail,
+        topics=topics,
+        forgotten=_int(_sure(answer.get_value(last, 6))),
+        ancestors=json.loads(_sure(answer.get_value(last, 2))),
+    )
+
+
+def _by_topic(answer: PGresult) -> Iterator[tuple[str, range]]:
+    last, start = answer.ntuples - 1, 0
+    while start < last:
+        topic, end = answer.get_value(start, 0), start + 1
+        while end < last and answer.get_value(end, 0) == topic:
+            end += 1
+        yield _sure(topic).decode(), range(start, end)
+        start = end
+
+
+def _record(answer: PGresult, row: int) -> Record:
+    value = answer.get_value
+    event = value(row, 1)
+    return Record(
+        topic=_sure(value(row, 0)).decode(),
+        event=None if event is None else event.decode(),
+        body=value(row, 2) or b"",
+        text=value(row, 3) == b"\1",
+        epoch=_sure(value(row, 4)).decode(),
+        position=_int(_sure(value(row, 5))),
+        previous=_int(_sure(value(row, 6))),
+        published_at=_FLOAT.unpack(_sure(value(row, 7)))[0],
+    )
+
+
+def _sure(value: bytes | None) -> bytes:
+    if value is None:
+        raise TypeError("PostgreSQL has answered NULL where there is no NULL.")
+    return value
+
+
+def _int(value: bytes) -> int:
+    number: int = _INTEGER.unpack(value)[0]
+    return number
+
+
+def _text(number: int) -> bytes:
+    return str(number).encode()
+
+
+_ROWS, _BYTES = _text(ROWS), _text(BYTES)
+
+
+def _boolean(value: bool) -> bytes:
+    return b"t" if value else b"f"

@@ -1,0 +1,1 @@
+"""Django apps that some backends need."""

@@ -1,0 +1,1 @@
+"""The tables and functions behind :class:`flosse_bus.backends.postgres.PostgresBackend`."""
