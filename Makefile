@@ -1,17 +1,22 @@
-# make demo | test | lint | docs | torture | clean
-# PYTHON picks the interpreter (3.10 or newer), HOST and PORT where the demo listens.
+# make demo | test | lint | docs | torture | bench | clean
+# PYTHON picks the interpreter (3.10 or newer), HOST and PORT where the demo listens. BUS is what
+# carries its events: memory; or redis or postgres, with one of its own and two server processes.
 
 HOST ?= 127.0.0.1
 PORT ?= 8000
+BUS ?= memory
 BIN := .venv/bin
 # Extra arguments for pytest: make test ARGS="tests/unit -x"
 ARGS ?=
 
-.PHONY: demo test torture lint docs clean
+.PHONY: demo test torture bench lint docs clean
 
 demo:
-	@sh tools/venv.sh demo
-	@$(BIN)/python testproject/demo.py --host "$(HOST)" --port "$(PORT)"
+	@case "$(BUS)" in memory|redis|postgres) ;; \
+		*) echo "error: BUS=$(BUS): expected one of memory, redis, postgres." >&2; exit 1 ;; esac
+	@sh tools/venv.sh demo$(patsubst %,-%,$(filter-out memory,$(BUS)))
+	@# exec: so that a signal to make reaches the demo
+	@exec $(BIN)/python -m testproject.demo --bus "$(BUS)" --host "$(HOST)" --port "$(PORT)"
 
 test:
 	@sh tools/venv.sh test
@@ -23,7 +28,13 @@ test:
 # The seeded and random tests, for longer and with other seeds.
 torture:
 	@sh tools/venv.sh test
-	FLOSSE_TORTURE=1 $(BIN)/python -m pytest tests/bus/test_model.py tests/bus/test_stress.py --timeout=3600
+	FLOSSE_TORTURE=1 $(BIN)/python -m pytest tests/bus/test_model.py tests/bus/test_stress.py tests/torture --timeout=3600 $(ARGS)
+
+# What Redis and PostgreSQL cost, as ratios in one run.
+bench:
+	@sh tools/venv.sh test
+	@$(BIN)/python benchmarks/brokers.py redis
+	@$(BIN)/python benchmarks/brokers.py postgres
 
 lint:
 	@sh tools/venv.sh lint

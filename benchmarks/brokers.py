@@ -29,9 +29,6 @@ import django  # noqa: E402  # because the settings come first
 
 django.setup()
 
-from django.core.management import call_command  # noqa: E402
-from django.db import connections  # noqa: E402
-
 from flosse_bus.bus import Bus  # noqa: E402
 from flosse_bus.conf import load  # noqa: E402
 from tests.brokers import PostgresServer, RedisServer  # noqa: E402
@@ -107,21 +104,17 @@ def postgres_rows(directory: Path, count: int) -> None:
     import psycopg
 
     from flosse_bus.backends.postgres import PostgresBackend
-    from tests.postgres.database import as_settings
+    from tests.postgres.database import alias, migrate
 
-    with PostgresServer(directory / "pg", settings={"fsync": "on"}) as server:
-        connections.databases["default"] = as_settings(server.uri)
-        del connections["default"]
-        django.conf.settings.INSTALLED_APPS += ["flosse_bus.contrib.postgres"]
-        with contextlib.suppress(RuntimeError):
-            django.apps.apps.set_installed_apps(django.conf.settings.INSTALLED_APPS)
-        call_command("migrate", "flosse_bus_postgres", verbosity=0)
+    server = PostgresServer(directory / "pg", settings={"fsync": "on"})
+    with server, alias(server.uri, "bench"):
+        migrate("bench")
         row("PostgreSQL", server.execute("SHOW server_version")[0][0])
         row("psycopg", psycopg.__version__)
 
         def make() -> Bus:
             config = load("default")
-            return Bus(config, PostgresBackend(config))
+            return Bus(config, PostgresBackend(config, using="bench"))
 
         bus = make()
         bus.publish("orders", DATA, using=None)

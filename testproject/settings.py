@@ -77,6 +77,7 @@ if "TESTPROJECT_POSTGRES" in os.environ:
         "PORT": query.get("port") or uri.port or "",
         "CONN_MAX_AGE": None,
     }
+    INSTALLED_APPS.append("flosse_bus.contrib.postgres")
 if "TESTPROJECT_REDIS" in os.environ:
     SESSION_ENGINE = "django.contrib.sessions.backends.cache"
     CACHES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import redis
@@ -82,7 +83,24 @@ class RedisCluster:
 
     def wait(self):
         """Wait until the nodes that run agree that all is well, and replicas are up to date."""
-        wait_until(lambda: all(map(self._well, self.running())), "the cluster to be well")
+        wait_until(
+            lambda: all(map(self._well, self.running())) and self._agreed(),
+            "the cluster to be well",
+        )
+
+    def _agreed(self):
+        """Return whether all nodes know the same masters, with the same slots, since the same."""
+        views = set()
+        for node in self.running():
+            lines = map(str.split, node.execute("CLUSTER", "NODES").splitlines())
+            masters = (line for line in lines if "master" in line[2] and "fail" not in line[2])
+            # id, address, flags, its master, ping, pong, epoch, link, slots and [moves]...
+            views.add(
+                frozenset(
+                    (m[0], m[6], *(slot for slot in m[8:] if slot[0] != "[")) for m in masters
+                )
+            )
+        return len(views) == 1
 
     def _well(self, node):
         if "cluster_state:ok" not in node.execute("CLUSTER", "INFO"):
@@ -122,7 +140,15 @@ class RedisCluster:
         """Let a replica of a key's node take over, in order, and return it."""
         old = self.owner_of(key)
         new = self.replica_of(old)
-        new.execute("CLUSTER", "FAILOVER")
+        asked = []
+
+        def taken_over():
+            if not asked or time.monotonic() > asked[-1] + 6:  # it gives up after 5 seconds
+                new.execute("CLUSTER", "FAILOVER")
+                asked.append(time.monotonic())
+            return new.info("replication")["role"] == "master"
+
+        wait_until(taken_over, "the replica to take over")
         return self._taken_over(new, key)
 
     def kill_owner(self, key):
@@ -155,7 +181,7 @@ class RedisCluster:
         owner, masters = self.id(to), self.masters()
         for node in [to, source, *(node for node in masters if node not in (to, source))]:
             node.execute("CLUSTER", "SETSLOT", slot, "NODE", owner)
-        wait_until(lambda: self.owner_of(key) is to, "the slot to have moved")
+        self.wait()
 
     def move_slot(self, key, to):
         """Move a key's slot, with all its keys, to another master."""

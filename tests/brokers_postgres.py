@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import importlib.util
@@ -14,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.processes import Process, accepts, free_port, wait_until
+from tests.processes import Process, accepts, children_of, free_port, lives, wait_until, watchdog
 
 STOPS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 
@@ -68,7 +67,7 @@ def _make_directory():
     directory = Path(tempfile.mkdtemp(prefix="flosse-pg-"))
     if user := _user():
         os.chown(directory, user.pw_uid, user.pw_gid)
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    watchdog().remove(directory)
     return directory
 
 
@@ -77,23 +76,27 @@ def _reachable(bin):
     """Return a folder of programs that the user can run: a copy, if these are out of reach."""
     if _reaches(bin / "postgres") and _reaches(bin / "initdb"):
         return bin
-    copy = _make_directory() / "pg"
-    shutil.copytree(bin.parent, copy, symlinks=True)
-    for path in (copy, *copy.rglob("*")):
+    copy = _make_directory()
+    release, package = bin.parent, bin.parent.parent
+    for source in (release, package.with_suffix(".libs")):  # the wheel's libraries
+        if source.exists():
+            shutil.copytree(source, copy / source.relative_to(package.parent), symlinks=True)
+    for path in copy.rglob("*"):
         if not path.is_symlink():
             path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o444))
-    return copy / bin.name
+    return copy / bin.relative_to(package.parent)
 
 
 @functools.cache
 def _template(bin):
     """Return a data directory to copy: it takes initdb seconds to make one."""
     data = _make_directory() / "data"
-    subprocess.run(
+    made = subprocess.run(
         [bin / "initdb", "-D", data, "-U", "flosse", "-A", "trust", "-E", "UTF8", "--no-sync",
          "--no-locale"],
-        check=True, capture_output=True, timeout=120, cwd=data.parent, **_as_user(),
+        check=False, capture_output=True, text=True, timeout=120, cwd=data.parent, **_as_user(),
     )  # fmt: skip
+    assert made.returncode == 0, made.stderr
     return data
 
 
@@ -134,9 +137,14 @@ class PostgresServer(_Broker):
     """One PostgreSQL. ``settings`` are those of postgresql.conf: ``{"fsync": "on"}``."""
 
     SETTINGS = {
-        "fsync": "off", "full_page_writes": "off", "max_connections": 40,
-        "shared_buffers": "32MB", "listen_addresses": "127.0.0.1", "unix_socket_directories": "",
-    }  # fmt: skip
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "fsync": "off",
+        "full_page_writes": "off",
+        "max_connections": 40,
+        "shared_buffers": "32MB",
+        "authentication_timeout": 10,  # seconds that half a connection can hold up a stop
+    }
 
     def __init__(self, directory, *, bin=None, port=None, settings=None):
         super().__init__(directory, port)
@@ -174,18 +182,18 @@ class PostgresServer(_Broker):
     def stop(self, mode="fast"):
         """Stop it: "smart" waits for clients to leave, "immediate" does not even write."""
         if self.process:
-            self.resume()
+            self._continue()
             self.process.stop(STOPS[mode])
 
     def crash(self):
         """Kill it with all its children, as a power failure does. ``start()`` then recovers."""
         self.process.process.send_signal(signal.SIGSTOP)  # so that it has no more children
-        children, self._paused = _children(self.process.pid), []
+        children, self._paused = children_of(self.process.pid), []
         self.process.kill()
         for child in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
-        wait_until(lambda: not any(map(_lives, children)), "PostgreSQL's children to be gone")
+        wait_until(lambda: not any(map(lives, children)), "PostgreSQL's children to be gone")
 
     def restart(self, mode="fast"):
         self.stop(mode)
@@ -194,11 +202,16 @@ class PostgresServer(_Broker):
     def pause(self):
         """Let it and all its children hang: connections stay open, and nothing answers."""
         self.process.process.send_signal(signal.SIGSTOP)
-        self._paused = _children(self.process.pid)
+        self._paused = children_of(self.process.pid)
         for child in self._paused:
             os.kill(child, signal.SIGSTOP)
 
     def resume(self):
+        """Let it go on, and wait until it does."""
+        self._continue()
+        self.process.wait_for(self.answers, "PostgreSQL to answer again")
+
+    def _continue(self):
         while self._paused:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._paused.pop(), signal.SIGCONT)
@@ -215,22 +228,6 @@ class PostgresServer(_Broker):
         with self.connect() as connection:
             cursor = connection.execute(sql, values or None)
             return cursor.fetchall() if cursor.description else None
-
-
-def _children(parent):
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == parent:
-                found.append(int(path.parent.name))
-    return found
-
-
-def _lives(pid):
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 class PgBouncer(_Broker):

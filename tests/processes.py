@@ -57,6 +57,24 @@ def accepts(port):
     return False
 
 
+def children_of(parent):
+    """Return the pids of a process's children."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == parent:
+                found.append(int(path.parent.name))
+    return found
+
+
+def lives(pid):
+    """Return whether a process is there, and not only its exit status."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 class Process:
     """A process with its log in a file. Leaving the context ends it."""
 
@@ -68,7 +86,7 @@ class Process:
                 env={**os.environ, **(env or {})}, cwd=cwd, start_new_session=True,
                 user=user, group=group, extra_groups=None if user is None else [],
             )  # fmt: skip
-        _watchdog().watch(self.process.pid)
+        watchdog().watch(self.process.pid)
 
     def __enter__(self):
         return self
@@ -84,7 +102,7 @@ class Process:
     def running(self):
         if self.process.poll() is None:
             return True
-        _watchdog().forget(self.process.pid)
+        watchdog().forget(self.process.pid)
         return False
 
     def output(self):
@@ -108,25 +126,29 @@ class Process:
                 self.process.wait(timeout)
             except subprocess.TimeoutExpired:
                 self.kill()
-        _watchdog().forget(self.process.pid)
+        watchdog().forget(self.process.pid)
         return time.monotonic() - start
 
     def kill(self):
         """End it as ``kill -9`` does."""
         self.process.kill()
         self.process.wait()
-        _watchdog().forget(self.process.pid)
+        watchdog().forget(self.process.pid)
 
 
 class Watchdog:
-    """A process that ends what this one leaves behind when it is killed."""
+    """A process that ends and removes what this one leaves behind, also when it is killed."""
 
-    # Reads "+pid" and "-pid" until the pipe closes. SIGQUIT first: PostgreSQL then cleans up.
+    # Reads "+pid", "-pid" and paths to remove, until the pipe closes. SIGQUIT comes first: it lets
+    # PostgreSQL clean up.
     CODE = """
-import os, signal, sys, time
-left = set()
+import os, shutil, signal, sys, time
+left, directories = set(), []
 for line in sys.stdin:
-    (left.add if line[0] == "+" else left.discard)(int(line[1:]))
+    if line[0] == "/":
+        directories.append(line[:-1])
+    else:
+        (left.add if line[0] == "+" else left.discard)(int(line[1:]))
 for signum in (signal.SIGQUIT, signal.SIGCONT, signal.SIGKILL):
     if signum == signal.SIGKILL and left:
         time.sleep(1)
@@ -135,6 +157,8 @@ for signum in (signal.SIGQUIT, signal.SIGCONT, signal.SIGKILL):
             os.kill(pid, signum)
         except OSError:
             left.discard(pid)
+for directory in directories:
+    shutil.rmtree(directory, ignore_errors=True)
 """
 
     def __init__(self):
@@ -153,13 +177,17 @@ for signum in (signal.SIGQUIT, signal.SIGCONT, signal.SIGKILL):
             self.watched.discard(pid)
             self.process.stdin.write(f"-{pid}\n")
 
+    def remove(self, directory):
+        self.process.stdin.write(f"{directory}\n")
+
     def close(self):
         self.process.stdin.close()
         self.process.wait()
 
 
 @functools.cache
-def _watchdog():
+def watchdog():
+    """Return the watchdog of this process."""
     watchdog = Watchdog()
     atexit.register(watchdog.close)
     return watchdog

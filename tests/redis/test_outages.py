@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 
 import pytest
@@ -149,3 +151,24 @@ def test_a_hub_that_cannot_keep_up_reads_the_log(redis_url, monkeypatch, size):
             publish(bus, "a", [n, "x" * size])
         got = [next(events).data[0] for _ in range(20 if size == 10 else 3)]
         assert got == sorted(got) == list(range(len(got)))
+
+
+def test_publishing_from_anywhere_leaves_no_connections_behind(redis_server, redis_url):
+    """Threads that come and go, and an event loop for each call."""
+
+    def connections():
+        return int(redis_server.info("clients")["connected_clients"])
+
+    async def some(bus):
+        await asyncio.gather(*(bus.apublish("a", n, using=None) for n in range(5)))
+
+    before = connections()
+    with bus_at(redis_url) as bus:
+        for n in range(20):
+            thread = threading.Thread(target=bus.publish, args=("a", n), kwargs={"using": None})
+            thread.start()
+            thread.join()
+            asyncio.run(some(bus))
+        assert len(bus.history("a")) == 120
+        assert connections() - before <= 10
+    wait_until(lambda: connections() <= before, "the connections to be closed")

