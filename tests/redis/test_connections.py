@@ -39,7 +39,7 @@ def test_tls(tmp_path):
 
 #: What the documentation says that a user of the bus needs.
 RULES = [
-    "~{flosse}:*", "&{flosse}:c:*", "-@all", "+info", "+ping", "+select", "+client|setinfo",
+    "resetchannels", "~{flosse}:*", "&{flosse}:c:*", "-@all", "+info", "+ping", "+select", "+client|setinfo",
     "+client|setname", "+eval", "+evalsha", "+subscribe", "+psubscribe", "+unsubscribe",
     "+punsubscribe", "+publish", "+hmget", "+hset", "+zrange", "+zscore", "+zadd", "+zrem", "+xadd",
     "+xrange", "+pexpire", "+exists", "+del", "+unlink", "+time",

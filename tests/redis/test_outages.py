@@ -62,6 +62,7 @@ def test_streams_stay_open_and_miss_nothing(tmp_path):
         round_trip(bus)
 
 
+@pytest.mark.django_db
 def test_views_refuse_new_streams_while_it_is_down(tmp_path, configure, client):
     server = RedisServer(tmp_path)
     configure(

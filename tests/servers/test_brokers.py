@@ -29,12 +29,12 @@ from tests.processes import ROOT, accepts, lives, wait_until
 pytestmark = pytest.mark.server
 
 
-@pytest.fixture(params=redis_binaries(), ids=lambda found: found[0])
+@pytest.fixture(params=redis_binaries()[:1], ids=lambda found: found[0])
 def binary(request):
     return request.param[1]
 
 
-@pytest.fixture(params=postgres_bins(), ids=lambda found: found[0])
+@pytest.fixture(params=postgres_bins()[:1], ids=lambda found: found[0])
 def bin(request):
     return request.param[1]
 
