@@ -29,10 +29,10 @@ import django  # noqa: E402  # because the settings come first
 
 django.setup()
 
-from flosse_bus.bus import Bus  # noqa: E402
-from flosse_bus.conf import load  # noqa: E402
-from tests.brokers import PostgresServer, RedisServer  # noqa: E402
-from tests.processes import Project  # noqa: E402
+from flosse_bus.bus import Bus  # noqa: E402  # because the settings come first
+from flosse_bus.conf import load  # noqa: E402  # because the settings come first
+from tests.brokers import PostgresServer, RedisServer  # noqa: E402  # because the settings come first
+from tests.processes import Project  # noqa: E402  # because the settings come first
 
 DATA = {"action": "updated", "model": "shop.order", "pk": 12345, "fields": {"status": "paid"}}
 

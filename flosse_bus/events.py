@@ -52,6 +52,19 @@ class Draft:
     body: bytes
     text: bool
 
+    def placed(self, *, epoch: str, position: int, previous: int, published_at: float) -> Record:
+        """Return it with its place in the log."""
+        return Record(
+            topic=self.topic,
+            event=self.event,
+            body=self.body,
+            text=self.text,
+            epoch=epoch,
+            position=position,
+            previous=previous,
+            published_at=published_at,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:

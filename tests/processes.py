@@ -151,7 +151,8 @@ for line in sys.stdin:
         (left.add if line[0] == "+" else left.discard)(int(line[1:]))
 for signum in (signal.SIGQUIT, signal.SIGCONT, signal.SIGKILL):
     if signum == signal.SIGKILL and left:
-        time.sleep(1)
+        for _ in range(20):
+            time.sleep(0.05)
     for pid in sorted(left):
         try:
             os.kill(pid, signum)

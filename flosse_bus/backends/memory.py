@@ -64,11 +64,7 @@ class MemoryBackend(BusBackend):
                 previous = ring.head
             self._position += 1
             now = time.time()
-            record = Record(
-                topic=draft.topic,
-                event=draft.event,
-                body=draft.body,
-                text=draft.text,
+            record = draft.placed(
                 epoch=self._epoch,
                 position=self._position,
                 previous=previous,

@@ -135,11 +135,7 @@ def appended(answer: PGresult, draft: Draft) -> Record | None:
     if answer.get_value(0, 1) is None:
         return None
     epoch, position, previous, published_at = (_sure(answer.get_value(0, n)) for n in range(4))
-    return Record(
-        topic=draft.topic,
-        event=draft.event,
-        body=draft.body,
-        text=draft.text,
+    return draft.placed(
         epoch=epoch.decode(),
         position=_int(position),
         previous=_int(previous),

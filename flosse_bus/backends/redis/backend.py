@@ -113,11 +113,7 @@ class RedisBackend(BusBackend):
             name,
             draft.body,
         )
-        return Record(
-            topic=draft.topic,
-            event=draft.event,
-            body=draft.body,
-            text=draft.text,
+        return draft.placed(
             epoch=epoch.decode(),
             position=int(position),
             previous=int(previous),
