@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
 import subprocess
 import time
 
@@ -138,3 +141,34 @@ def test_a_server_that_hangs_is_unavailable_in_bounded_time(server, run, monkeyp
         finally:
             server.resume()
         assert publish(backend, "b").previous == 0
+
+
+def test_a_lost_listener_leaves_its_socket_to_the_next(pg, postgres_server, run):
+    """Its number, which the event loop must have forgotten: or it would not listen to who has it."""
+
+    async def main(backend):
+        listener = backend.listen()
+        await listener.watch(["a"])
+        number = listener._connection.pgconn.socket
+        postgres_server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'flosse_bus listener'",
+        )
+        with pytest.raises(BackendUnavailable):
+            async for _ in listener:
+                pass
+        mine, theirs = socket.socketpair()
+        if mine.fileno() != number:  # it mostly is
+            os.dup2(mine.fileno(), number)
+            mine.close()
+            mine = socket.socket(fileno=number)
+        with theirs:
+            reader, writer = await asyncio.open_connection(sock=mine)
+            theirs.send(b"hello\n")
+            assert await reader.readline() == b"hello\n"
+            writer.close()
+            await writer.wait_closed()
+        await listener.aclose()
+
+    with database.backend(pg) as backend:
+        run(main(backend))

@@ -63,6 +63,8 @@ class PostgresListener(Listener):
         self._loop = asyncio.get_running_loop()
         self._connecting = asyncio.Lock()
         self._connection: psycopg.AsyncConnection[Any] | None = None
+        # Kept, because libpq closes it by itself and then does not tell which it was.
+        self._socket = -1
         self._manner = Manner()
         self._names: dict[str, None] = {}
         self._patterns: dict[str, re.Pattern[str]] = {}
@@ -244,7 +246,8 @@ class PostgresListener(Listener):
         own(connection)
         self._connection = connection
         self._check()
-        self._loop.add_reader(connection.pgconn.socket, self._readable)
+        self._socket = connection.pgconn.socket
+        self._loop.add_reader(self._socket, self._readable)
         if role is not None:
             await self._run(set_role(role), ())
         # Listen first: what is not in the tail then is notified.
@@ -281,14 +284,17 @@ class PostgresListener(Listener):
         talk = converse(pgconn, self._manner, query, arguments)
         try:
             while True:
-                await self._wait(pgconn.socket, next(talk), deadline)
+                await self._wait(next(talk), deadline)
         except StopIteration as end:
             # Those that came with the answer have been read already, but not been looked at.
             self._take_notes(pgconn)
             answer: PGresult = end.value
             return answer
+        except LinkLost:
+            self._unhook()
+            raise
 
-    async def _wait(self, socket: int, writing: bool, deadline: float) -> None:
+    async def _wait(self, writing: bool, deadline: float) -> None:
         """Wait for something to happen: what can be read is read by :meth:`_readable`."""
         left = deadline - self._loop.time()
         if left <= 0:
@@ -296,13 +302,13 @@ class PostgresListener(Listener):
         self._stirred.clear()
         late = self._loop.call_later(left, self._stirred.set)
         if writing:
-            self._loop.add_writer(socket, self._stirred.set)
+            self._loop.add_writer(self._socket, self._stirred.set)
         try:
             await self._stirred.wait()
         finally:
             late.cancel()
-            if writing and self._connection is not None:
-                self._loop.remove_writer(socket)
+            if writing and self._socket >= 0:
+                self._loop.remove_writer(self._socket)
         self._check()
 
     def _disconnect(self) -> None:
@@ -310,10 +316,19 @@ class PostgresListener(Listener):
         self._place = None
         if connection is None:
             return
-        with contextlib.suppress(RuntimeError, psycopg.Error):  # a closed loop, a broken socket
-            self._loop.remove_reader(connection.pgconn.socket)
-            self._loop.remove_writer(connection.pgconn.socket)
+        self._unhook()
         connection.pgconn.finish()
+
+    def _unhook(self) -> None:
+        """Let the loop forget the socket, before anything else gets its number.
+
+        The loop would take that for what it knows already, and never listen to it.
+        """
+        socket, self._socket = self._socket, -1
+        if socket >= 0:
+            with contextlib.suppress(RuntimeError):  # a closed loop
+                self._loop.remove_reader(socket)
+                self._loop.remove_writer(socket)
 
     def _unavailable(self, error: Exception) -> BackendUnavailable:
         return BackendUnavailable(f"bus {self._alias!r}: {describe(error)}")
