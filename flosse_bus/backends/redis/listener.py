@@ -121,12 +121,14 @@ class RedisListener(Listener):
     async def aclose(self) -> None:
         self._closed = True
         self._ready.set()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # First, and waited for: a reader that is cancelled closes it too, but does not wait, and
+        # TLS says goodbye before the socket is gone.
         if self._connection is not None:
             with contextlib.suppress(RedisError, OSError, asyncio.TimeoutError):
                 await self._connection.disconnect()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # The connection
 
