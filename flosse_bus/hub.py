@@ -180,9 +180,12 @@ class Hub:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._listener is not None:
-            await self._listener.aclose()
-            self._listener = None
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await listener.aclose()
 
     async def _follow(self, names: Iterable[str]) -> None:
         """Listen to these topics and patterns, with what is kept of them in the rings."""
@@ -203,9 +206,7 @@ class Hub:
                 self._early = None
 
     async def _start(self) -> None:
-        if self._listener is not None:
-            await self._listener.aclose()
-            self._listener = None
+        await self._hang_up()
         # Listen first: whatever is not in the tail then is heard.
         self._listener = self._backend.listen()
         self.board.start(await self._backend.aread([]))
@@ -277,20 +278,27 @@ class Hub:
     # Listening
 
     async def _run(self) -> None:
-        while True:
-            try:
-                async for heard in self._heard:
-                    await self._take(heard)
-                logger.warning("listening on bus %r has ended, trying again", self._config.alias)
-            except BackendUnavailable as error:
-                logger.warning("bus %r is not heard any more: %s", self._config.alias, error)
-            except Exception:
-                # Streams stay open: what they miss now is read from the log afterwards.
-                logger.exception("listening on bus %r failed, trying again", self._config.alias)
-            # Whoever opens a stream now must not wait: it holds what listening again needs.
-            self._down = True
-            self._progress()
-            await self._listen_again()
+        try:
+            while not self._stopped:
+                await self._hear()
+                # Whoever opens a stream now must not wait: it holds what listening again needs.
+                self._down = True
+                self._progress()
+                await self._listen_again()
+        finally:
+            # Also when it is the loop that ends, with everything in it: nobody else would.
+            await self._hang_up()
+
+    async def _hear(self) -> None:
+        try:
+            async for heard in self._heard:
+                await self._take(heard)
+            logger.warning("listening on bus %r has ended, trying again", self._config.alias)
+        except BackendUnavailable as error:
+            logger.warning("bus %r is not heard any more: %s", self._config.alias, error)
+        except Exception:
+            # Streams stay open: what they miss now is read from the log afterwards.
+            logger.exception("listening on bus %r failed, trying again", self._config.alias)
 
     async def _take(self, heard: Heard) -> None:
         if isinstance(heard, Interruption):
@@ -325,7 +333,7 @@ class Hub:
     async def _listen_again(self) -> None:
         """Replace the listener, as often as it takes, and make good what was missed."""
         pause, longest = BACKOFF
-        while True:
+        while not self._stopped:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, longest)
             try:
@@ -339,8 +347,7 @@ class Hub:
                 logger.warning("bus %r is still not there: %r", self._config.alias, error)
 
     async def _replace_listener(self) -> None:
-        if self._listener is not None:
-            await self._listener.aclose()
+        await self._hang_up()
         self._listener = self._backend.listen()
         await self._listener.watch(self.board.names)
 
