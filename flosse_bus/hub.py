@@ -116,6 +116,8 @@ class Hub:
                 tail = await self._tail_for(after)
                 # No await from here on: nothing can come between snapshot and registration.
                 with self.board.lock:
+                    if subscription.closed is not None:
+                        return  # its caller has gone; wait_for() may hide that before Python 3.12
                     self.board.register(subscription)
                     self.board.place(subscription, after, tail)
             finally:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+import pytest
+
+from flosse_bus.backends.memory import MemoryBackend
 from flosse_bus.test import item
 from tests.hubs import Flags, all_of, brief, hub_of, publish, reached
 
@@ -164,5 +167,36 @@ def test_an_ended_hub_ends_what_still_opens(run):
             hub.end_all("shutdown")
             second = await hub.open(["t"], after=None, signal=Flags())
             assert (first.closed, second.closed) == ("shutdown", "shutdown")
+
+    run(main())
+
+
+class Deliberate(MemoryBackend):
+    """Its listener waits with a limit, as those of brokers do."""
+
+    def listen(self):
+        listener = super().listen()
+
+        async def watch(names):
+            await asyncio.wait_for(asyncio.sleep(0), 5)
+
+        listener.watch = watch
+        return listener
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_stream_whose_caller_has_gone_leaves_nothing(run, step):
+    async def main():
+        async with hub_of(Deliberate) as (hub, _backend):
+            opening = asyncio.create_task(hub.open(["a"], after=None, signal=Flags()))
+            for _ in range(step):
+                await asyncio.sleep(0)
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            if not opening.cancelled():
+                hub.close(opening.result())
+            last = await hub.open(["b"], after=None, signal=Flags())  # behind it in the line
+            hub.close(last)
+            assert hub.streams == 0
 
     run(main())

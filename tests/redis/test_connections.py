@@ -10,7 +10,7 @@ from flosse_bus.backends.redis import RedisBackend
 from flosse_bus.exceptions import BackendUnavailable, InvalidBusBackend
 from tests.brokers import Certificates, RedisServer, has_tls, redis_binaries
 from tests.conftest import missing
-from tests.redis.help import backend_at, bus_at, round_trip
+from tests.redis.help import backend_at, bus_at, publish, round_trip
 
 
 def test_a_database_number_keeps_keys_apart_and_shares_channels(redis_server, redis_url):
@@ -39,7 +39,7 @@ def test_tls(tmp_path):
 
 #: What the documentation says that a user of the bus needs.
 RULES = [
-    "resetchannels", "~{flosse}:*", "&{flosse}:c:*", "-@all", "+info", "+ping", "+select", "+client|setinfo",
+    "~{flosse}:*", "allchannels", "-@all", "+info", "+ping", "+select", "+client|setinfo",
     "+client|setname", "+eval", "+evalsha", "+subscribe", "+psubscribe", "+unsubscribe",
     "+punsubscribe", "+publish", "+hmget", "+hset", "+zrange", "+zscore", "+zadd", "+zrem", "+xadd",
     "+xrange", "+pexpire", "+exists", "+del", "+unlink", "+time",
@@ -61,6 +61,9 @@ def test_an_acl_user_with_what_is_documented(redis_server, redis_url):
     try:
         with bus_at(redis_url.replace("//", "//bus:secret@")) as bus:
             round_trip(bus)
+            with bus.subscribe("a.*") as events:
+                event = publish(bus, "a.b", 1)
+                assert next(events) == event
             bus.backend.flush()
         redis_server.execute("ACL", "SETUSER", "bus", "-info")
         with (
@@ -124,6 +127,9 @@ def test_a_pool_of_the_projects(redis_url, decoded):
         ("", {"cache": "default", "connection_pool": 1}, "exactly one of LOCATION"),
         ("http://h", {}, r"\['LOCATION'\]: Redis URL must"),
         ("redis://h:port", {}, r"\['LOCATION'\]"),
+        ("redis://h?timeout=5", {}, r"\['LOCATION'\].*'timeout'"),
+        ("redis://h?ssl_cert_reqs=none", {}, r"\['LOCATION'\].*'ssl_cert_reqs'"),
+        ("redis://h?max_connections=20", {}, None),
         ("redis:///0", {"sentinels": [("h", 1)]}, "name of the service"),
         ("redis://h", {"sentinel_kwargs": {}, "sentinels": None}, None),
         ("redis://h", {"sentinel_kwargs": {"password": "x"}}, "'sentinels'"),

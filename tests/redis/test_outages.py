@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -173,3 +175,25 @@ def test_publishing_from_anywhere_leaves_no_connections_behind(redis_server, red
         assert len(bus.history("a")) == 120
         assert connections() - before <= 10
     wait_until(lambda: connections() <= before, "the connections to be closed")
+
+
+def test_a_forked_child_does_not_keep_its_parents_connection(redis_server, redis_url):
+    def listeners():
+        return [c for c in redis_server.client().client_list() if int(c["sub"])]
+
+    reading, writing = os.pipe()
+    with bus_at(redis_url) as bus, bus.subscribe("a"):
+        assert len(listeners()) == 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:  # pragma: no cover - because it is another process
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+    try:
+        wait_until(lambda: not listeners(), "the connection to be closed")
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(child, 0)

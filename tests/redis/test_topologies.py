@@ -138,3 +138,37 @@ def _replicated(master, replica):
         ),
         "the replica to catch up",
     )
+
+
+@pytest.mark.parametrize("first", ["books", "streams"])
+def test_a_slot_that_is_half_moved_loses_nothing(cluster, first):
+    with bus_at(cluster.urls[0]) as bus:
+        bus.backend.flush()
+        sent = [publish(bus, topic, n) for n, topic in enumerate("aabb")]
+        old = cluster.owner_of(LOG)
+        new = next(node for node in cluster.masters() if node is not old)
+        cluster.begin_move(LOG, new)
+        books = [LOG, "{flosse}:heads"]
+        moved = books if first == "books" else ["{flosse}:s:a"]
+        old.execute("MIGRATE", "127.0.0.1", new.port, "", 0, 5000, "KEYS", *moved)
+        for n in range(5):
+            for topic in "abc":
+                with contextlib.suppress(BackendUnavailable):
+                    sent.append(bus.publish(topic, ["meanwhile", n], using=None))
+                with contextlib.suppress(BackendUnavailable):
+                    after = [event for event in sent if event.topic == topic]
+                    assert bus.history(topic) == after  # never that history is gone
+        cluster.finish_move(LOG, new)
+        sent += [publish(bus, topic, "after") for topic in "abc"]
+        for topic in "abc":
+            assert bus.history(topic) == [event for event in sent if event.topic == topic]
+        with bus.subscribe("*", after=sent[0].id) as events:
+            assert [next(events) for _ in sent[1:]] == sent[1:]
+        cluster.move_slot(LOG, old)
+
+
+def test_a_closed_bus_still_knows_the_other_nodes(cluster):
+    with bus_at(f"redis://127.0.0.1:1,{cluster.urls[0]}") as bus:
+        bus.cursor()
+        bus.backend.close()
+        bus.cursor()

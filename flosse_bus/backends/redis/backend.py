@@ -23,6 +23,8 @@ from .scripts import FLUSH, PUBLISH, READ, TAIL
 if TYPE_CHECKING:
     from ...conf import BusConfig
 
+#: What a URL may say that is not for a connection.
+_OF_POOLS = ("connection_class", "max_connections")
 #: Connections that one process may have for publishing, one per thread that does so at a time.
 MAX_CONNECTIONS = 1000
 
@@ -83,7 +85,7 @@ class RedisBackend(BusBackend):
             else:
 
                 def make_pool() -> redis.ConnectionPool:
-                    return _new_pool(locations[0])
+                    return redis.ConnectionPool(**_pooled(locations[0]))
 
         self._cache = cache
         self._keys = Keys(config.key_prefix)
@@ -159,9 +161,14 @@ class RedisBackend(BusBackend):
         found = []
         for url in location.split(","):
             try:
-                found.append(parse_url(url.strip()))
-            except ValueError as error:
+                given = parse_url(url.strip())
+                kind = given.get("connection_class", Connection)
+                # It does not connect, but complains of arguments that it does not know.
+                rest = {k: v for k, v in given.items() if k not in _OF_POOLS}
+                kind(**settle(rest))
+            except (TypeError, ValueError, redis.RedisError) as error:
                 raise InvalidBusBackend(f"{self._where}['LOCATION']: {error}.") from error
+            found.append(given)
         return found
 
     def _accept(self, pool: redis.ConnectionPool) -> redis.ConnectionPool:
@@ -189,21 +196,23 @@ class RedisBackend(BusBackend):
 
         def make_pool() -> redis.ConnectionPool:
             manager = Sentinel(list(sentinels), sentinel_kwargs=settle(sentinel_kwargs))
-            return SentinelConnectionPool(
-                service, manager, ssl=ssl, max_connections=MAX_CONNECTIONS, **settle(url)
-            )
+            return SentinelConnectionPool(service, manager, ssl=ssl, **_pooled(url))
 
         return make_pool
 
 
-def _new_pool(kwargs: dict[str, Any]) -> redis.ConnectionPool:
-    return redis.ConnectionPool(max_connections=MAX_CONNECTIONS, **settle(kwargs))
+def _pooled(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {"max_connections": MAX_CONNECTIONS, **settle(kwargs)}
 
 
 def _like_the_cache(alias: str, where: str) -> redis.ConnectionPool:
     """Return a new pool that connects as a django-redis cache does."""
-    from django_redis import get_redis_connection  # because it is optional
-
+    try:
+        from django_redis import get_redis_connection  # because it is optional
+    except ImportError as error:
+        raise InvalidBusBackend(
+            f"{where}['OPTIONS']['cache'] needs django-redis: pip install django-redis"
+        ) from error
     try:
         pool = get_redis_connection(alias).connection_pool
     except Exception as error:

@@ -8,10 +8,12 @@ nobody could tell whether the first one was executed.
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 from redis.asyncio import connection as aio
@@ -60,6 +62,7 @@ class Connections:
         #: The pool is the project's: what is idle in it is not ours to disconnect.
         self._borrowed = borrowed
         self._lock = threading.Lock()
+        _all.add(self)
         self._seed: redis.ConnectionPool | None = None
         # In a cluster: pools by address, and the one that seems to own the slot.
         self._nodes: dict[Address, redis.ConnectionPool | None] = {}
@@ -84,19 +87,25 @@ class Connections:
         self, script: Script, keys: Sequence[str], *args: str | bytes | int
     ) -> tuple[Any, bytes]:
         """Like :meth:`call`, and say which run of a server has answered."""
-        pool, asking = self._pool(), False
+        pool = self._pool()
         for _ in range(MAX_HOPS):
             try:
-                return self._call_on(pool, script, keys, args, asking=asking)
+                return self._call_on(pool, script, keys, args)
             except MovedError as error:
-                pool, asking = self._move(error.host, error.port), False
+                # Without a host it is the one that was asked, by another port.
+                host = error.host or pool.connection_kwargs.get("host", "localhost")
+                pool = self._move(host, error.port)
             except AskError as error:
-                pool, asking = self._at((error.host, error.port)), True
+                # The other node has the books already, but not all the streams: it would take
+                # those that are missing for lost, and what it wrote would be in the way of them.
+                raise BackendUnavailable(
+                    f"{self._label}: Redis: its slot is just being moved to another node."
+                ) from error
             except (_NotSent, ReadOnlyError) as error:  # it has not been executed
                 another = self._another(pool)
                 if another is None:
                     raise self._unavailable(error) from error
-                pool, asking = another, False
+                pool = another
             except (RedisError, OSError) as error:
                 self._another(pool)
                 raise self._unavailable(error) from error
@@ -138,7 +147,7 @@ class Connections:
         """Disconnect what is idle; later calls connect again."""
         with self._lock:
             pools = [*self._nodes.values(), None if self._borrowed else self._seed]
-            self._seed, self._nodes, self._owner = None, {}, None
+            self._seed, self._nodes, self._owner = None, dict.fromkeys(self._nodes), None
         for pool in pools:
             if pool is not None:
                 pool.disconnect(inuse_connections=False)
@@ -151,8 +160,6 @@ class Connections:
         script: Script,
         keys: Sequence[str],
         args: Sequence[str | bytes | int],
-        *,
-        asking: bool,
     ) -> tuple[Any, bytes]:
         try:
             connection = pool.get_connection()
@@ -166,9 +173,9 @@ class Connections:
                 raise _NotSent(str(error)) from error
             tail = (len(keys), *keys, run, new_epoch(), *args)
             try:
-                return _send(connection, asking, "EVALSHA", script.sha, *tail), run
+                return _send(connection, "EVALSHA", script.sha, *tail), run
             except NoScriptError:
-                return _send(connection, asking, "EVAL", script.text, *tail), run
+                return _send(connection, "EVAL", script.text, *tail), run
         except ResponseError:
             raise
         except BaseException:
@@ -183,7 +190,7 @@ class Connections:
             connection.register_connect_callback(self._forget_run)
             info = _info(connection)
             if info.get(b"redis_mode") == b"cluster":
-                self._learn(_send(connection, False, "CLUSTER", "SLOTS"))
+                self._learn(_send(connection, "CLUSTER", "SLOTS"), getattr(connection, "host", ""))
             run = self._runs[connection] = info.get(b"run_id", b"unknown")
         return run
 
@@ -205,7 +212,11 @@ class Connections:
             if pool is None:
                 seed = self._seed or self._make_pool()
                 given = {**seed.connection_kwargs, "host": address[0], "port": address[1]}
-                pool = redis.ConnectionPool(connection_class=seed.connection_class, **given)
+                pool = redis.ConnectionPool(
+                    connection_class=seed.connection_class,
+                    max_connections=seed.max_connections,
+                    **given,
+                )
                 self._nodes[address] = pool
             return pool
 
@@ -228,35 +239,36 @@ class Connections:
             owner = self._owner
         return self._at(owner)
 
-    def _learn(self, slots: Sequence[Sequence[Any]]) -> None:
+    def _learn(self, slots: Sequence[Sequence[Any]], asked: str) -> None:
         with self._lock:
             for _, _, *nodes in slots:
-                for host, port, *_ in nodes:
-                    if host:  # empty or null: the node does not know its own name
-                        self._nodes.setdefault((host.decode(), port), None)
+                for host, port, *_ in nodes:  # without a host it is the one that was asked
+                    self._nodes.setdefault((host.decode() if host else asked, port), None)
 
-    def _unavailable(self, error: Exception) -> BackendUnavailable:
-        hint = ""
-        if isinstance(error, NoPermissionError) or isinstance(error.__cause__, NoPermissionError):
-            hint = " See 'Redis' in the documentation for what its user must be allowed to do."
-        return BackendUnavailable(f"{self._label}: Redis: {error}.{hint}")
+    def _unavailable(self, error: BaseException) -> BackendUnavailable:
+        return BackendUnavailable(f"{self._label}: Redis: {describe(error)}")
+
+
+def describe(error: BaseException) -> str:
+    """Say what is wrong with Redis, and the way out if there is one."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, NoPermissionError) or isinstance(error.__cause__, NoPermissionError):
+        text += ". See 'Redis' in the documentation for what its user must be allowed to do."
+    return text
 
 
 class _NotSent(Exception):
     """There was no connection to send the command on."""
 
 
-def _send(connection: AbstractConnection, asking: bool, *command: str | bytes | int) -> Any:
-    if asking:
-        connection.send_command("ASKING")
-        connection.read_response()
+def _send(connection: AbstractConnection, *command: str | bytes | int) -> Any:
     connection.send_command(*command)
     return connection.read_response(disable_decoding=True)
 
 
 def _info(connection: AbstractConnection) -> dict[bytes, bytes]:
     try:
-        return parse_info(_send(connection, False, "INFO", "server"))
+        return parse_info(_send(connection, "INFO", "server"))
     except NoPermissionError:
         raise
     except ResponseError as error:
@@ -287,3 +299,37 @@ def settle(given: Mapping[str, Any]) -> dict[str, Any]:
 def shared(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return of a connection's arguments those that say where and as whom to connect."""
     return {k: v for k, v in given.items() if k in _SHARED or k.startswith("ssl_")}
+
+
+# Forks. redis-py's pools look after themselves. A lock that another thread of the parent holds is
+# held in the child for ever; and as long as a child has the listener's socket open too, Redis goes
+# on sending to it after the parent has closed it.
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+_listening: weakref.WeakSet[Listening] = weakref.WeakSet()
+
+
+class Listening(Protocol):
+    def fileno(self) -> int:
+        """Return the descriptor of the socket, or a negative number if there is none."""
+
+
+def own(listening: Listening) -> None:
+    """Remember who has a socket that a forked child must let go of."""
+    _listening.add(listening)
+
+
+def _after_fork() -> None:
+    for connections in list(_all):
+        connections._lock = threading.Lock()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for listening in list(_listening):
+        descriptor = listening.fileno()
+        if descriptor >= 0:
+            os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
+    _listening.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork)

@@ -22,7 +22,7 @@ from ...exceptions import BackendUnavailable
 from ...threads import in_thread
 from ...topics import is_pattern
 from ..base import Heard, Interruption, Listener
-from .connections import TIMEOUT, Connections, parse_info
+from .connections import TIMEOUT, Connections, describe, own, parse_info
 from .records import Keys, parse_entry
 
 if TYPE_CHECKING:
@@ -147,8 +147,15 @@ class RedisListener(Listener):
                 raise self._unavailable(error) from error
             raise
         self._connection = connection
+        own(self)
         for work in (self._read(connection), self._keep_probing(connection)):
             self._tasks.append(asyncio.create_task(self._guard(work)))
+
+    def fileno(self) -> int:
+        """Return the descriptor of its socket, or -1: see :func:`connections.own`."""
+        writer: asyncio.StreamWriter | None = getattr(self._connection, "_writer", None)
+        socket = writer.get_extra_info("socket") if writer is not None else None
+        return socket.fileno() if socket is not None else -1
 
     async def _guard(self, work: Any) -> None:
         try:
@@ -221,5 +228,5 @@ class RedisListener(Listener):
     def _unavailable(self, error: object) -> BackendUnavailable:
         if isinstance(error, BackendUnavailable):
             return error
-        text = str(error) or type(error).__name__
+        text = describe(error) if isinstance(error, BaseException) else error
         return BackendUnavailable(f"bus {self._backend.config.alias!r}: Redis: {text}")

@@ -43,7 +43,9 @@ end
 """.replace("@ANCESTORS@", str(ANCESTORS))
 
 # ARGV: run, fresh, topic, stream prefix, channel, size, milliseconds or 0, flags, name, body.
-# One look for a dead topic per publish keeps up: each publish adds at most one topic.
+# One look for a dead topic per publish keeps up: each publish adds at most one topic. All that may
+# fail comes before the first write, for Redis takes nothing back: in a cluster, what is asked of a
+# stream that has been moved to another node already is an error.
 _PUBLISH = """
 local topic, streams = ARGV[3], ARGV[4]
 local stream = streams .. topic
@@ -51,19 +53,20 @@ local previous, floor = redis.call('ZSCORE', heads, topic), '0'
 if previous then
   previous = whole(previous)
 else
-  redis.call('DEL', stream)
   previous, floor = '0', forgotten
 end
 position = whole(position + 1)
 local time = redis.call('TIME')
 local at = string.format('%s.%06d', time[1], time[2])
+local dead = first[2]
+local gone = dead and dead ~= topic and redis.call('EXISTS', streams .. dead) == 0
 local entry = table.concat({epoch, position, previous, floor, at, ARGV[8], ARGV[9]}, ' ')
               .. '\\n' .. ARGV[10]
+if previous == '0' then redis.call('DEL', stream) end
 redis.call('XADD', stream, 'MAXLEN', ARGV[6], position .. '-0', 'e', entry)
 if ARGV[7] ~= '0' then redis.call('PEXPIRE', stream, ARGV[7]) end
 redis.call('ZADD', heads, position, topic)
-local dead = first[2]
-if dead and dead ~= topic and redis.call('EXISTS', streams .. dead) == 0 then
+if gone then
   local head = whole(redis.call('ZSCORE', heads, dead))
   redis.call('ZREM', heads, dead)
   if tonumber(head) > tonumber(forgotten) then forgotten = head end
