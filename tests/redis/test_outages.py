@@ -53,9 +53,15 @@ def test_streams_stay_open_and_miss_nothing(tmp_path):
     ):
         publish(elsewhere, "a", 1)
         assert taken(events, 1) == [1]
+        thread = bus.hubs.threaded()
+        quiet = thread.run(
+            thread.hub.open(["a"], after=None, signal=threading.Event(), heartbeat=0.05)
+        )
+        assert len(quiet.take()) == 1  # the opening mark
         server.kill()
-        hub = bus.hubs.threaded().hub
-        wait_until(lambda: hub._down, "the hub to notice")
+        wait_until(lambda: thread.hub._down, "the hub to notice")
+        for _ in range(2):
+            wait_until(quiet.take_heartbeat, "a heartbeat")
         with pytest.raises(BackendUnavailable), bus.subscribe("a"):
             pass  # pragma: no cover - because it does not come to this
         server.start()
