@@ -30,7 +30,7 @@ class TestPostgresBackend(BackendContract):
 
     def cut(self, backend):
         self.server.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE pid <> pg_backend_pid() AND datname LIKE 'contract_%' "
             "AND application_name LIKE 'flosse_bus %'"
         )
