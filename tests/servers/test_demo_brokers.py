@@ -113,10 +113,12 @@ def test_when_one_ends_all_do(data, word, name):
         assert "Traceback" not in demo.output()
 
 
-def test_a_demo_that_is_killed_leaves_nothing(data, bus):
+def test_a_demo_that_is_killed_leaves_nothing(data):
+    if not redis_binaries():
+        missing("no redis-server")
     if sys.platform != "linux":
         pytest.skip("only Linux tells a process that its parent has ended")
-    with Demo(bus, data) as demo:
+    with Demo("redis", data) as demo:
         demo.kill()
         wait_until(lambda: not any(map(lives, demo.children)), "its processes to be gone")
 
