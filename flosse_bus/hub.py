@@ -57,8 +57,6 @@ class Hub:
         self.loop = asyncio.get_running_loop()
         self.board = Switchboard(config)
 
-    # Opening and closing
-
     async def open(
         self,
         names: Iterable[str],
@@ -146,11 +144,7 @@ class Hub:
             finally:
                 self.board.lock.release()
         else:
-            self._call_soon(self._close, subscription)
-
-    def _close(self, subscription: Subscription) -> None:
-        with self.board.lock:
-            self.board.take_out(subscription)
+            self._call_soon(self.close, subscription)
 
     def end(self, subscription: Subscription, reason: str) -> None:
         """Tell one stream to end, from any thread."""
@@ -185,8 +179,8 @@ class Hub:
         await self._hang_up()
 
     async def _hang_up(self) -> None:
-        listener, self._listener = self._listener, None
-        if listener is not None:
+        if self._listener is not None:
+            listener, self._listener = self._listener, None
             await listener.aclose()
 
     async def _follow(self, names: Iterable[str]) -> None:
