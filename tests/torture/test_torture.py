@@ -16,7 +16,7 @@ from tests.torture.faults import PostgresFaults, RedisFaults
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
 SEEDS = [1]
-SECONDS = 12
+SECONDS = 10
 if TORTURE:
     SEEDS = [random.SystemRandom().randrange(1_000_000) for _ in range(2)]
     SECONDS = 60
