@@ -337,10 +337,12 @@ class Hub:
                     await asyncio.wait_for(self._replace_listener(), PATIENCE)
                 self._down = False
                 await self._repair()
+                logger.warning("bus %r is heard again", self._config.alias)
                 return
             except Exception as error:  # noqa: BLE001  # because whatever it is, trying goes on
                 self._down = True
-                logger.warning("bus %r is still not there: %r", self._config.alias, error)
+                why = str(error) or repr(error)
+                logger.warning("bus %r is still not there: %s", self._config.alias, why)
 
     async def _replace_listener(self) -> None:
         await self._hang_up()
@@ -362,8 +364,6 @@ class Hub:
             self._repairing = False
             self._repairs += 1
             self._progress()
-
-    # Housekeeping
 
     async def _keep(self) -> None:
         pause = min(1.0, self._config.heartbeat / 4)
