@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ class Access:
         self._trusted = trusted
         self._recheck_every = recheck_every
         self._checked = time.monotonic()
+        # Streams that were opened together must not all be asked about together.
+        self._due = self._checked + recheck_every * random.uniform(0.2, 0.95)
         #: Is this for everyone, so that there is nothing to ask again?
         self.always = not permission_classes and all(
             covered(name, config.public_topics) for name in names
@@ -65,6 +68,12 @@ class Access:
 
     @property
     def due(self) -> bool:
+        """Is it time to ask again, while the stream goes on?"""
+        return not self.always and time.monotonic() >= self._due
+
+    @property
+    def overdue(self) -> bool:
+        """May nothing be sent before having asked again?"""
         return not self.always and time.monotonic() - self._checked >= self._recheck_every
 
     def check(self) -> Refusal | None:
@@ -74,6 +83,7 @@ class Access:
     def recheck(self) -> Refusal | None:
         """Ask again, for the session and user as they are now."""
         self._checked = time.monotonic()
+        self._due = self._checked + self._recheck_every * random.uniform(0.75, 0.95)
         return self._check(_renewed(self._request))
 
     def _check(self, request: HttpRequest) -> Refusal | None:

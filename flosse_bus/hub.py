@@ -159,6 +159,13 @@ class Hub:
         with self.board.lock:
             subscription.end(reason)
 
+    def give_up(self, subscription: Subscription, reason: str) -> None:
+        """A client takes nothing any more: count it, and let it go. Only in the hub's loop."""
+        with self.board.lock:
+            subscription.closed = subscription.closed or reason
+            self.board.counters["timeouts"] += 1
+        logger.warning("stream given up (%s) on %s", reason, ", ".join(subscription.names))
+
     def end_all(self, reason: str) -> None:
         """Tell every stream, and each that still opens, to end. Only in the hub's loop."""
         self._stopped = True

@@ -14,10 +14,12 @@ from .wire import encode, encode_envelope, encode_id, encode_record
 class Message:
     """A record on its way out. Its frames are encoded once in a process, when first needed."""
 
-    __slots__ = ("_envelope", "_frame", "record")
+    __slots__ = ("_envelope", "_frame", "record", "size")
 
     def __init__(self, record: Record) -> None:
         self.record = record
+        #: Bytes of data.
+        self.size = len(record.body)
         self._frame: bytes | None = None
         self._envelope: bytes | None = None
 
@@ -28,10 +30,6 @@ class Message:
     @property
     def published_at(self) -> float:
         return self.record.published_at
-
-    @property
-    def size(self) -> int:
-        return len(self.record.body)
 
     def frame(self, *, envelope: bool) -> bytes:
         if envelope:

@@ -12,10 +12,10 @@ import heapq
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from .cursor import Cursor
 from .message import Mark, Message, Reset
@@ -62,6 +62,7 @@ class Subscription:
         "_pending_bytes",
         "_signal",
         "_skip",
+        "_specials",
         "channels",
         "closed",
         "delivered",
@@ -91,6 +92,8 @@ class Subscription:
         self._live = False
         self._pending: deque[Message | Mark | _Loss] = deque()
         self._pending_bytes = 0
+        # How many of the pending are no messages.
+        self._specials = 0
         # Losses that are no news, because the reader was told or never asked: up to which
         # position each source is passed over until the reader's own position is beyond it.
         self._skip: dict[Channel | Interest, int] = {}
@@ -111,29 +114,54 @@ class Subscription:
         with self._board.lock:
             if not self._pending and not self._live and self.closed is None:
                 self._read_page()
-            taken: list[Item] = []
-            size = 0
-            while self._pending and (not taken or size + self._pending[0].size <= MAX_TAKE):
-                item = self._pending.popleft()
-                size += item.size
-                if isinstance(item, _Loss):
-                    cursor = Cursor(self._board.epoch, self.position)
-                    taken.append(
-                        Reset(topics=item.topics, reason=item.reason, cursor=cursor, at=item.at)
-                    )
-                    continue
-                taken.append(item)
-                if type(item) is Message:
-                    self.position = item.record.position
-                    self.delivered += 1
-                elif type(item) is Mark and item.position is not None:
-                    self.position = max(self.position, item.position)
-                    self._skip.clear()
-            self._pending_bytes -= size
-            if taken:
-                self._last_taken = time.monotonic()
-                self._beat_due = False
+            if not self._pending:
+                return []
+            if self._specials or self._pending_bytes > MAX_TAKE:
+                taken = self._take_some()
+            else:
+                taken = self._take_messages()
+            self._last_taken = time.monotonic()
+            self._beat_due = False
             return taken
+
+    @property
+    def more(self) -> bool:
+        """May there be something to take?"""
+        return bool(self._pending) or not self._live or self._beat_due
+
+    def _take_messages(self) -> list[Item]:
+        """All that is pending, which is messages: what nearly every take comes to."""
+        taken = cast("list[Message]", list(self._pending))
+        self._pending.clear()
+        self._pending_bytes = 0
+        self.position = taken[-1].record.position
+        self.delivered += len(taken)
+        return cast("list[Item]", taken)
+
+    def _take_some(self) -> list[Item]:
+        taken: list[Item] = []
+        size = 0
+        while self._pending and (not taken or size + self._pending[0].size <= MAX_TAKE):
+            item = self._pending.popleft()
+            size += item.size
+            if type(item) is Message:
+                taken.append(item)
+                self.position = item.record.position
+                self.delivered += 1
+                continue
+            self._specials -= 1
+            if isinstance(item, _Loss):
+                cursor = Cursor(self._board.epoch, self.position)
+                taken.append(
+                    Reset(topics=item.topics, reason=item.reason, cursor=cursor, at=item.at)
+                )
+                continue
+            taken.append(item)
+            if type(item) is Mark and item.position is not None:
+                self.position = max(self.position, item.position)
+                self._skip.clear()
+        self._pending_bytes -= size
+        return taken
 
     def take_heartbeat(self) -> list[Item]:
         """Return a fresh cursor if the stream has been silent for its heartbeat."""
@@ -165,12 +193,17 @@ class Subscription:
 
     def greet(self, id: str) -> None:
         """Begin with where to resume, in case the stream is cut off before its first event."""
-        self._pending.append(Mark(id=id))
+        self._append(Mark(id=id))
 
-    def push(self, message: Message) -> None:
+    def _append(self, special: Mark | _Loss) -> None:
+        self._pending.append(special)
+        self._specials += 1
+
+    def push(self, messages: Sequence[Message], size: int) -> None:
+        """Hand over what has come, in order. ``size`` is that of all together."""
         if self._live:
-            self._pending.append(message)
-            self._pending_bytes += message.size
+            self._pending.extend(messages)
+            self._pending_bytes += size
             if len(self._pending) > self._max_pending or self._pending_bytes > self._max_bytes:
                 self._overflow()
         self._signal.set()
@@ -185,7 +218,7 @@ class Subscription:
     ) -> None:
         """Give up everything up to ``position`` and say so."""
         self._pending.clear()
-        self._pending_bytes = 0
+        self._pending_bytes = self._specials = 0
         self._skip.clear()
         self._live = False
         self.position = position
@@ -256,6 +289,7 @@ class Subscription:
         # go too: one that overtook its messages would hide them. A reset not yet read stays.
         self._pending = deque(item for item in self._pending if type(item) is _Loss)
         self._pending_bytes = 0
+        self._specials = len(self._pending)
         self._live = False
         self._board.counters["overflows"] += 1
 
@@ -264,7 +298,7 @@ class Subscription:
         self._board.counters["resets"] += 1
         if log:
             logger.warning("stream reset (%s) on %s", reason, ", ".join(names))
-        self._pending.append(_Loss(topics=names, reason=reason, at=time.time()))
+        self._append(_Loss(topics=names, reason=reason, at=time.time()))
         self._signal.set()
 
     def _read_page(self) -> None:
@@ -282,7 +316,7 @@ class Subscription:
         if self._skip:  # the cursor was held back (report_lost): bring it up to date
             position = self._board.position
             id = str(Cursor(self._board.epoch, position))
-            self._pending.append(Mark(id=id, position=position))
+            self._append(Mark(id=id, position=position))
 
     def _kept(self) -> Iterator[Message]:
         rings = [

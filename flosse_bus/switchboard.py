@@ -235,6 +235,10 @@ class Switchboard:
         self._merge(snapshot)
 
     def _hand_out(self, records: Iterable[Record]) -> None:
+        # Neighbours of one topic are handed to a subscription at once: in a burst that is most of
+        # what it costs.
+        run: list[Message] = []
+        into: Channel | None = None
         for record in records:
             if record.epoch != self.epoch and not self.holds(record.cursor):
                 continue
@@ -243,10 +247,15 @@ class Switchboard:
                 if not any(interest.covers(record.topic) for interest in self._patterns):
                     continue
                 channel = self._add_channel(record.topic, lost=record.previous or None)
+            if channel is not into:
+                _push(into, run)
+                into, run = channel, []
             ring = channel.ring
             if record.position <= ring.head:
                 continue
             if record.previous > ring.head:
+                _push(into, run)
+                run = []
                 # The listener has missed one. Readers may be past it already, by other topics: up
                 # to this very record, which must be lost with it so that their ids tell.
                 ring.lose(record.position)
@@ -255,8 +264,8 @@ class Switchboard:
                 continue
             message = Message(record)
             ring.append(message)
-            for subscription in channel.subscriptions:
-                subscription.push(message)
+            run.append(message)
+        _push(into, run)
 
     def _roll_back(self, snapshot: Snapshot) -> None:
         """The log lacks some of what was handed out, or all: say so to whoever has had any of it.
@@ -340,6 +349,13 @@ class Switchboard:
 def _join(channel: Channel, subscription: Subscription) -> None:
     channel.subscriptions[subscription] = None
     subscription.channels[channel] = None
+
+
+def _push(channel: Channel | None, run: list[Message]) -> None:
+    if channel is not None and run:
+        size = sum([message.size for message in run])
+        for subscription in channel.subscriptions:
+            subscription.push(run, size)
 
 
 def _lose(channel: Channel, position: int) -> None:

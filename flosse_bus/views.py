@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -20,6 +19,7 @@ from .conf import DEFAULT_ALIAS
 from .exceptions import BackendUnavailable, InvalidTopic
 from .limits import Place
 from .permissions import BaseSSEPermission
+from .refusals import refuse
 from .responses import EventStreamResponse
 from .topics import check_subscription, compile_template, fill
 from .transport.stream import Stream
@@ -78,15 +78,15 @@ class SubscribeView(View):
         try:
             names = self.get_topics()
         except InvalidTopic as error:
-            return _refuse(Refusal(status=400, detail=str(error), topics=self._named()))
+            return refuse(Refusal(status=400, detail=str(error), topics=self._named()))
         if len(names) > bus.config.max_topics:
             most = bus.config.max_topics
             detail = f"{len(names)} topics in one stream; MAX_TOPICS allows {most}."
-            return _refuse(Refusal(status=429, detail=detail, topics=names))
+            return refuse(Refusal(status=429, detail=detail, topics=names))
         place = bus.streams.take(_client(request, bus), _session_key(request))
         if not isinstance(place, Place):
             detail = f"Too many open streams: {place} is reached."
-            return _refuse(Refusal(status=429, detail=detail, topics=names))
+            return refuse(Refusal(status=429, detail=detail, topics=names))
         try:
             response = self._open(request, bus, names, place)
         except BaseException:
@@ -125,7 +125,7 @@ class SubscribeView(View):
         )
         refusal = access.check() or _backend_refusal(bus, names)
         if refusal is not None:
-            return _refuse(refusal)
+            return refuse(refusal)
         if request.method == "HEAD":
             return HttpResponse(content_type=CONTENT_TYPE)
         stream = Stream(
@@ -162,17 +162,6 @@ def _backend_refusal(bus: Bus, names: tuple[str, ...]) -> Refusal | None:
     except BackendUnavailable:
         return Refusal(status=503, detail="The event bus is not reachable.", topics=names)
     return None
-
-
-def _refuse(refusal: Refusal) -> JsonResponse:
-    body: dict[str, Any] = {"detail": refusal.detail, "topics": list(refusal.topics)}
-    if settings.DEBUG and refusal.hint:
-        body["hint"] = refusal.hint
-    response = JsonResponse(body, status=refusal.status)
-    response.headers["Cache-Control"] = "no-store"
-    if refusal.status == 503:
-        response.headers["Retry-After"] = "5"
-    return response
 
 
 def _client(request: HttpRequest, bus: Bus) -> object:

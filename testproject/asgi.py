@@ -1,9 +1,10 @@
-"""ASGI entry point: Django's stock application, static files and, for the demo, some traffic."""
+"""ASGI entry point: streams without threads, static files and, for the demo, some traffic."""
 
 import os
 
 from django.conf import settings
-from django.core.asgi import get_asgi_application
+
+from flosse_bus.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "testproject.settings")
 

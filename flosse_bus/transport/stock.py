@@ -35,8 +35,8 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
         stream.begin(reader)
         opening = stream.opening()
         while items := await reader.read():
-            if stream.access.due:
-                refusal = await sync_to_async(_recheck)(stream)
+            if stream.access.overdue:
+                refusal = await sync_to_async(recheck)(stream)
                 if refusal is not None:
                     yield stream.error(refusal)
                     return
@@ -68,8 +68,8 @@ def frames(stream: Stream) -> Iterator[bytes]:
         stream.begin(reader)
         opening = stream.opening()
         while items := reader.read():
-            if stream.access.due:
-                refusal = _recheck(stream)
+            if stream.access.overdue:
+                refusal = recheck(stream)
                 if refusal is not None:
                     yield stream.error(refusal)
                     return
@@ -88,7 +88,8 @@ def release_connections() -> None:
             connection.close()
 
 
-def _recheck(stream: Stream) -> Refusal | None:
+def recheck(stream: Stream) -> Refusal | None:
+    """Ask again whether the stream may go on. Sync code: it may use the ORM."""
     try:
         return stream.access.recheck()
     finally:

@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import django
 
@@ -14,8 +15,7 @@ from ..access import Access, Refusal
 from ..bus import Bus
 from ..events import ERROR
 from ..limits import Place
-from ..readers import AsyncReader, ThreadReader
-from ..subscription import Item
+from ..subscription import Item, Subscription
 from ..wire import encode, encode_retry
 
 logger = logging.getLogger("flosse_bus")
@@ -23,6 +23,15 @@ logger = logging.getLogger("flosse_bus")
 #: Seconds after which a stream ends by itself under Django 4.2, whose ASGI handler does not tell
 #: a response that its client has gone. The client comes back and resumes.
 LIFETIME = 600.0 if django.VERSION < (5, 0) else None
+
+
+class Reader(Protocol):
+    """What takes from a stream's subscription: a reader, or an outlet."""
+
+    subscription: Subscription
+
+    def end(self, reason: str) -> None: ...
+    def leave(self) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,7 +47,7 @@ class Stream:
     #: Under ASGI only.
     lifetime: float | None = LIFETIME
     _started: float = field(default_factory=time.monotonic)
-    _reader: AsyncReader | ThreadReader | None = None
+    _reader: Reader | None = None
 
     @property
     def heartbeat(self) -> float:
@@ -62,7 +71,7 @@ class Stream:
         data = {"code": code, "detail": refusal.detail}
         return encode(json.dumps(data).encode(), event=ERROR)
 
-    def begin(self, reader: AsyncReader | ThreadReader) -> None:
+    def begin(self, reader: Reader) -> None:
         """The reader is open: from here on the stream can be ended from outside."""
         self._reader = reader
         self.place.ends_with(reader.end)

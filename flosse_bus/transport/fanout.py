@@ -1,0 +1,104 @@
+"""Which streams of an event loop have something to send, and when it is their turn.
+
+A stream that has been handed something is queued once, however much follows, and all that are
+queued are written in one sweep: no task is woken for any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..subscription import Item
+
+if TYPE_CHECKING:
+    from .outlet import Outlet
+
+#: Seconds for which a sweep goes on before other work of the loop has its turn.
+SLICE = 0.02
+#: Streams between two looks at the clock.
+STRIDE = 32
+#: Seconds between looks at streams that block and at permissions that must be asked again.
+WATCH = 1.0
+
+_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, FanOut] = weakref.WeakKeyDictionary()
+
+
+class FanOut:
+    """One for each event loop: see :meth:`here`. Everything happens in that loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._call_soon = loop.call_soon
+        self._call_later = loop.call_later
+        self._ready: deque[Outlet] = deque()
+        self._sweeping = False
+        self._watching = False
+        self._items: Sequence[Item] = ()
+        self._enveloped = False
+        self._bytes = b""
+        #: Streams that are waiting for their client to read.
+        self.blocked: set[Outlet] = set()
+        #: Streams whose permission is asked again from time to time.
+        self.guarded: set[Outlet] = set()
+
+    @classmethod
+    def here(cls) -> FanOut:
+        """Return that of the running loop."""
+        loop = asyncio.get_running_loop()
+        fanout = _by_loop.get(loop)
+        if fanout is None:
+            fanout = _by_loop[loop] = cls(loop)
+        return fanout
+
+    def queue(self, outlet: Outlet) -> None:
+        """Give a stream a turn. It is not queued already."""
+        self._ready.append(outlet)
+        if not self._sweeping:
+            self._sweeping = True
+            self._call_soon(self._sweep)
+
+    def _sweep(self) -> None:
+        ready = self._ready
+        turns = len(ready)  # whoever is queued meanwhile waits for the next sweep
+        end = time.monotonic() + SLICE
+        while turns:
+            stride = min(turns, STRIDE)
+            turns -= stride
+            for _ in range(stride):
+                ready.popleft().pump()
+            if time.monotonic() > end:
+                break
+        if ready:
+            self._call_soon(self._sweep)
+        else:
+            self._sweeping = False
+
+    def encode(self, items: list[Item], *, envelope: bool) -> bytes:
+        """Return the frames of these items in one piece.
+
+        Streams of the same topics mostly have the same to send, so the last piece is kept.
+        """
+        if items != self._items or envelope is not self._enveloped:
+            self._bytes = b"".join([item.frame(envelope=envelope) for item in items])
+            self._items, self._enveloped = items, envelope
+        return self._bytes
+
+    def watch(self) -> None:
+        """Begin to look after blocked and guarded streams, unless that is being done."""
+        if not self._watching:
+            self._watching = True
+            self._call_later(WATCH, self._look)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for outlet in [*self.blocked]:
+            outlet.check_progress(now)
+        for outlet in [*self.guarded]:
+            outlet.check_access()
+        self._watching = bool(self.blocked or self.guarded)
+        if self._watching:
+            self._call_later(WATCH, self._look)

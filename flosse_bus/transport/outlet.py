@@ -1,0 +1,329 @@
+"""One stream under ASGI without a task of its own: from its subscription to the server's ``send``.
+
+A ``send`` that can complete at once is driven to its end right here, like a function call. One
+that waits for its client goes on in a task, which drives the stream until it has caught up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import socket
+import time
+import types
+from asyncio import _enter_task, _leave_task
+from collections.abc import Awaitable, Callable, Generator, Iterator, MutableMapping
+from functools import partial
+from typing import Any, cast
+
+from asgiref.sync import sync_to_async
+
+from ..hub import Hub
+from ..subscription import Subscription
+from .fanout import FanOut
+from .stock import recheck
+from .stream import Stream, logger
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+#: Bytes of one ASGI message at most, so that a big event waits for its client piece by piece.
+PIECE = 65_536
+#: Seconds that a client which takes nothing is given while the server stops.
+FAREWELL = 0.25
+
+
+class Outlet:
+    """Made by the request's own task, which then waits for :attr:`ended`.
+
+    It is its subscription's signal. ``_queued`` holds from being woken until there is nothing
+    left to send: in the fan-out's queue, and while a task drives it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_blocked_since",
+        "_context",
+        "_fanout",
+        "_guarded",
+        "_hub",
+        "_loop",
+        "_owner",
+        "_prefix",
+        "_queued",
+        "_send",
+        "_stream",
+        "_task",
+        "_transport",
+        "ended",
+        "subscription",
+    )
+
+    def __init__(self, stream: Stream, hub: Hub, send: Send) -> None:
+        self._stream = stream
+        self._hub = hub
+        self._send = send
+        self._transport = find_transport(send)
+        self._fanout = FanOut.here()
+        self._loop = asyncio.get_running_loop()
+        # Whatever is wrapped around the server's send sees the context and task of the request.
+        self._context = contextvars.copy_context()
+        self._owner = asyncio.current_task()
+        self._guarded = not stream.access.always
+        self._queued = True  # until it begins
+        self._prefix = b""
+        self._task: asyncio.Task[None] | None = None
+        self._blocked_since: float | None = None
+        self.subscription: Subscription
+        #: Done when there will be nothing more to send.
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+
+    async def open(self) -> None:
+        """Subscribe.
+
+        Raises:
+            BackendUnavailable: the log cannot be read now.
+        """
+        stream = self._stream
+        self.subscription = await self._hub.open(
+            stream.names, after=stream.after, signal=self, heartbeat=stream.heartbeat
+        )
+
+    def begin(self, prefix: bytes) -> None:
+        """Send ``prefix`` with what comes first, and from now on whatever comes."""
+        self._prefix = prefix
+        limit_unacknowledged(self._transport, self._stream.bus.config.send_timeout)
+        if self._guarded:
+            self._fanout.guarded.add(self)
+            self._fanout.watch()
+        self._queued = False
+        self.set()
+
+    # As a reader
+
+    def end(self, reason: str) -> None:
+        """End the stream. Any thread."""
+        self._hub.end(self.subscription, reason)
+
+    def leave(self) -> None:
+        """Take the subscription out of the hub. Any thread."""
+        self._hub.close(self.subscription)
+
+    # As a signal, and when it is its turn
+
+    def set(self) -> None:
+        """There is something to send."""
+        if not self._queued:
+            self._queued = True
+            self._fanout.queue(self)
+
+    def pump(self) -> None:
+        """Send what is pending, as far as that goes without waiting."""
+        if self.ended.done():
+            return
+        if self._guarded and self._stream.access.overdue:
+            self._go_on(self._drive(self._ask_again()))
+            return
+        data = self._next()
+        if not data:
+            if self.subscription.closed is None:
+                self._queued = False
+            else:
+                self._go_on(self._drive(self._finish()))
+            return
+        if len(data) > PIECE:
+            self._go_on(self._drive(self._write(data)))
+            return
+        try:
+            step = self._send(
+                {"type": "http.response.body", "body": data, "more_body": True}
+            ).__await__()
+            waits_for = self._first(step)
+        except StopIteration:
+            self._queued = False
+            if self.subscription.more:
+                self.set()
+        except Exception as error:  # noqa: BLE001  # because servers have errors of their own
+            self._fail(error)
+        else:
+            self._go_on(self._drive(_rest(step, waits_for)))
+
+    def _first(self, step: Iterator[Any]) -> Any:
+        """Run a ``send`` up to where it must wait, if at all (StopIteration: it need not)."""
+        if self._owner is None:
+            return self._context.run(next, step)
+        _enter_task(self._loop, self._owner)
+        try:
+            return self._context.run(next, step)
+        finally:
+            _leave_task(self._loop, self._owner)
+
+    def _next(self) -> bytes:
+        """Return the next piece, empty if there is none now or the stream is over."""
+        subscription = self.subscription
+        if subscription.closed is not None:
+            return b""
+        items = subscription.take() or subscription.take_heartbeat()
+        if not items:
+            return b""
+        data = self._fanout.encode(items, envelope=self._stream.envelope)
+        if self._prefix:
+            data, self._prefix = self._prefix + data, b""
+        return data
+
+    # Where it must wait
+
+    def _go_on(self, work: Any) -> None:
+        self._task = self._context.run(self._loop.create_task, work)
+
+    async def _drive(self, first: Awaitable[None]) -> None:
+        """Finish what has begun, and then whatever is pending, at the client's pace."""
+        try:
+            self._block()
+            await first
+            while not self.ended.done():
+                if self._guarded and self._stream.access.overdue:
+                    await self._ask_again()
+                elif data := self._next():
+                    await self._write(data)
+                elif self.subscription.closed is not None:
+                    await self._finish()
+                else:
+                    break
+        except Exception as error:  # noqa: BLE001  # because servers have errors of their own
+            self._fail(error)
+        finally:
+            self._unblock()
+            self._task = None
+            self._queued = False
+        if not self.ended.done() and self.subscription.more:
+            self.set()
+
+    async def _write(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE):
+            if start:
+                await asyncio.sleep(0)  # others have small events to send
+                if self.subscription.closed is not None:
+                    return
+            piece = data if len(data) <= PIECE else data[start : start + PIECE]
+            self._block()
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def _finish(self, data: bytes = b"") -> None:
+        """End the response as a client expects it to end."""
+        self._block()
+        data, self._prefix = self._prefix + data, b""
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        self._over()
+
+    async def _ask_again(self) -> None:
+        self._unblock()
+        refusal = await sync_to_async(recheck, thread_sensitive=False)(self._stream)
+        if refusal is not None and not self.ended.done():
+            await self._finish(self._stream.error(refusal))
+
+    def check_access(self) -> None:
+        """Ask again before it is overdue, so that no event has to wait for the answer."""
+        if self._stream.access.due and not self._queued:
+            self._queued = True
+            self._go_on(self._drive(self._ask_again()))
+
+    # The end
+
+    def _block(self) -> None:
+        self._blocked_since = time.monotonic()
+        self._fanout.blocked.add(self)
+        self._fanout.watch()
+
+    def _unblock(self) -> None:
+        self._blocked_since = None
+        self._fanout.blocked.discard(self)
+
+    def check_progress(self, now: float) -> None:
+        """Give up a client that takes nothing: after SEND_TIMEOUT, or while the server stops."""
+        since = self._blocked_since
+        if since is None:
+            return
+        if self.subscription.closed == "shutdown":
+            patience = FAREWELL
+        else:
+            patience = self._stream.bus.config.send_timeout
+        if now - since < patience:
+            return
+        self._unblock()
+        self._hub.give_up(self.subscription, "send timeout")
+        if self._transport is None:
+            self._over()
+            return
+        self._transport.abort()
+        # The server says that the client has gone, which it would not if we had gone before.
+        self._loop.call_later(FAREWELL, self._over)
+
+    def _fail(self, error: Exception) -> None:
+        # The client has gone, which servers tell in ways of their own.
+        logger.debug("stream could not be written: %r", error)
+        self._over()
+
+    def client_gone(self, _: object) -> None:
+        """The server says so."""
+        self._over()
+
+    def _over(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def close(self) -> None:
+        """Give everything back. The request's own task calls it, however it ends."""
+        self._over()
+        if self._task is not None:
+            self._task.cancel()
+        self._fanout.guarded.discard(self)
+        self._unblock()
+        self._stream.close()
+
+
+@types.coroutine
+def _rest(step: Iterator[Any], waits_for: Any) -> Generator[Any, Any, None]:
+    """Go on with an awaitable that has run up to where it waits (PEP 380, without its values)."""
+    while True:
+        resume: Callable[[], Any] = partial(next, step)
+        try:
+            yield waits_for
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # because it is passed on, to where it waits
+            if not hasattr(step, "throw"):
+                raise
+            resume = partial(step.throw, error)
+        try:
+            waits_for = resume()
+        except StopIteration:
+            return
+
+
+def find_transport(send: Send) -> asyncio.Transport | None:
+    """Return what the server writes to, where it lets that be seen, as uvicorn does.
+
+    ASGI has no word for "drop this client". Without a transport the response is left unfinished,
+    and what happens to its socket is up to the server.
+    """
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    if callable(getattr(transport, "abort", None)):
+        return cast(asyncio.Transport, transport)
+    return None
+
+
+def limit_unacknowledged(transport: asyncio.Transport | None, seconds: float) -> None:
+    """Let the kernel drop a client that acknowledges nothing for so long (tcp(7), Linux).
+
+    A heartbeat fits into the send buffer of a peer that has vanished. Without this it would take
+    some 15 minutes of retransmissions to find out.
+    """
+    if transport is None or not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return
+    peer = transport.get_extra_info("socket")
+    if peer is None or peer.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    with contextlib.suppress(OSError):
+        option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+        peer.setsockopt(*option)
