@@ -28,6 +28,7 @@ from .exceptions import HistoryGone, InvalidBusBackend, InvalidTopic
 from .hubs import Hubs
 from .limits import OpenStreams
 from .message import Mark
+from .pulse import Pulse
 from .readers import AsyncReader, ThreadReader
 from .subscription import Item
 from .topics import check_subscription, check_topic
@@ -42,7 +43,12 @@ class Bus:
         self.config = config
         self.backend = backend
         self.hubs = Hubs(backend, config)
-        self.streams = OpenStreams(config)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start with nothing open: a forked child has none of its parent's streams or locks."""
+        self.streams = OpenStreams(self.config)
+        self.pulse = Pulse(self.backend)
 
     def publish(
         self, topic: str, data: Any, *, event: str | None = None, using: str | None = "default"
@@ -294,7 +300,7 @@ class BusHandler:
         self._lock = threading.RLock()
         for bus in self._buses.values():
             bus.hubs.forget()
-            bus.streams = OpenStreams(bus.config)
+            bus.begin()
 
 
 def import_backend(config: BusConfig) -> type[BusBackend]:

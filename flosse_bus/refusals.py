@@ -9,6 +9,8 @@ from django.http import JsonResponse
 
 from .access import Refusal
 
+UNREACHABLE = "The event bus is not reachable."
+
 
 def refuse(refusal: Refusal) -> JsonResponse:
     """Return the response, with a hint for the developer in DEBUG."""

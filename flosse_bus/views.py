@@ -19,7 +19,7 @@ from .conf import DEFAULT_ALIAS
 from .exceptions import BackendUnavailable, InvalidTopic
 from .limits import Place
 from .permissions import BaseSSEPermission
-from .refusals import refuse
+from .refusals import UNREACHABLE, refuse
 from .responses import EventStreamResponse
 from .topics import check_subscription, compile_template, fill
 from .transport.stream import Stream
@@ -123,9 +123,13 @@ class SubscribeView(View):
             trusted=self.topics is not None,
             recheck_every=self.recheck_every,
         )
-        refusal = access.check() or _backend_refusal(bus, names)
+        refusal = access.check()
         if refusal is not None:
             return refuse(refusal)
+        try:
+            bus.pulse.check()
+        except BackendUnavailable:
+            return refuse(Refusal(status=503, detail=UNREACHABLE, topics=names))
         if request.method == "HEAD":
             return HttpResponse(content_type=CONTENT_TYPE)
         stream = Stream(
@@ -148,20 +152,16 @@ def health(request: HttpRequest) -> HttpResponse:
     """Say for each bus whether its backend answers: 200 if all do, else 503."""
     states = {}
     for bus in buses.all():
-        up = _backend_refusal(bus, ()) is None
+        try:
+            bus.backend.tail()
+            up = True
+        except BackendUnavailable:
+            up = False
         states[bus.config.alias] = {"status": "ok" if up else "down", "streams": len(bus.streams)}
     ok = all(state["status"] == "ok" for state in states.values())
     return JsonResponse(
         {"status": "ok" if ok else "down", "buses": states}, status=200 if ok else 503
     )
-
-
-def _backend_refusal(bus: Bus, names: tuple[str, ...]) -> Refusal | None:
-    try:
-        bus.backend.tail()
-    except BackendUnavailable:
-        return Refusal(status=503, detail="The event bus is not reachable.", topics=names)
-    return None
 
 
 def _client(request: HttpRequest, bus: Bus) -> object:

@@ -15,7 +15,7 @@ from django.http.response import HttpResponseBase
 
 from ..access import Refusal
 from ..exceptions import BackendUnavailable
-from ..refusals import refuse
+from ..refusals import UNREACHABLE, refuse
 from . import shutdown
 from .outlet import Outlet, Send
 from .stream import Stream, logger
@@ -94,9 +94,7 @@ class Exchange:
             await self.receive()
 
     async def _refuse(self, stream: Stream) -> None:
-        response = refuse(
-            Refusal(status=503, detail="The event bus is not reachable.", topics=stream.names)
-        )
+        response = refuse(Refusal(status=503, detail=UNREACHABLE, topics=stream.names))
         kept = [field for field in self._head["headers"] if field[0].lower().startswith(_KEPT)]
         await self._send(
             {

@@ -53,7 +53,7 @@ class Flaky(MemoryBackend):
 
 
 def test_a_listener_that_fails_is_replaced_and_nothing_is_lost(run, monkeypatch, caplog):
-    monkeypatch.setattr("flosse_bus.hub.BACKOFF", (0.001, 0.002))
+    monkeypatch.setattr("flosse_bus.feed.BACKOFF", (0.001, 0.002))
 
     async def main():
         async with hub_of(Flaky) as (hub, backend):
@@ -118,7 +118,7 @@ class Deaf(MemoryBackend):
 
 
 def test_a_listener_that_does_not_get_on_is_an_error_and_not_a_hang(run, monkeypatch):
-    monkeypatch.setattr("flosse_bus.hub.PATIENCE", 0.05)
+    monkeypatch.setattr("flosse_bus.feed.PATIENCE", 0.05)
 
     async def main():
         async with hub_of(Deaf) as (hub, backend):
@@ -132,7 +132,7 @@ def test_a_listener_that_does_not_get_on_is_an_error_and_not_a_hang(run, monkeyp
 
 
 def test_housekeeping_goes_on_by_itself_and_survives_errors(run, monkeypatch, caplog):
-    monkeypatch.setattr("flosse_bus.hub.LINGER", 0.0)
+    monkeypatch.setattr("flosse_bus.feed.LINGER", 0.02)
 
     async def main():
         async with hub_of(heartbeat=0.02) as (hub, _backend):
@@ -141,7 +141,7 @@ def test_housekeeping_goes_on_by_itself_and_survives_errors(run, monkeypatch, ca
             async def unwatch(names):
                 raise ConnectionError("cut")
 
-            hub._listener.unwatch = unwatch
+            hub.feed._listener.unwatch = unwatch
             hub.close(subscription)
             while "could not drop idle topics" not in caplog.text:
                 await asyncio.sleep(0.001)
@@ -187,8 +187,8 @@ class Stuck(Flaky):
 
 
 def test_listening_again_may_hang(run, monkeypatch, caplog):
-    monkeypatch.setattr("flosse_bus.hub.BACKOFF", (0.001, 0.002))
-    monkeypatch.setattr("flosse_bus.hub.PATIENCE", 0.1)
+    monkeypatch.setattr("flosse_bus.feed.BACKOFF", (0.001, 0.002))
+    monkeypatch.setattr("flosse_bus.feed.PATIENCE", 0.1)
 
     async def main():
         async with hub_of(Stuck) as (hub, backend):
@@ -209,7 +209,7 @@ def test_listening_again_may_hang(run, monkeypatch, caplog):
 
 
 def test_a_listener_that_ends_is_replaced(run, monkeypatch, caplog):
-    monkeypatch.setattr("flosse_bus.hub.BACKOFF", (0.001, 0.002))
+    monkeypatch.setattr("flosse_bus.feed.BACKOFF", (0.001, 0.002))
 
     async def main():
         async with hub_of(Ending) as (hub, backend):
@@ -223,8 +223,8 @@ def test_a_listener_that_ends_is_replaced(run, monkeypatch, caplog):
 
 
 def test_streams_that_open_while_the_listener_is_down_do_not_hold_it_up(run, monkeypatch):
-    monkeypatch.setattr("flosse_bus.hub.BACKOFF", (0.001, 0.002))
-    monkeypatch.setattr("flosse_bus.hub.PATIENCE", 3600)
+    monkeypatch.setattr("flosse_bus.feed.BACKOFF", (0.001, 0.002))
+    monkeypatch.setattr("flosse_bus.feed.PATIENCE", 3600)
 
     async def main():
         async with hub_of(Flaky) as (hub, backend):
@@ -248,8 +248,8 @@ def test_streams_that_open_while_the_listener_is_down_do_not_hold_it_up(run, mon
 
 
 def test_a_backend_that_hangs_fails_those_who_open_and_nobody_else(run, monkeypatch):
-    monkeypatch.setattr("flosse_bus.hub.PATIENCE", 0.05)
-    monkeypatch.setattr("flosse_bus.hub.LINGER", 0.01)
+    monkeypatch.setattr("flosse_bus.feed.PATIENCE", 0.05)
+    monkeypatch.setattr("flosse_bus.feed.LINGER", 0.01)
 
     async def main():
         async with hub_of(Slow, heartbeat=0.02) as (hub, backend):
@@ -323,7 +323,7 @@ def test_a_hub_whose_tasks_are_cancelled_ends_its_streams_and_starts_over(run):
     async def main():
         async with hub_of() as (hub, backend):
             first = await hub.open(["t"], after=None, signal=Flags())
-            for task in hub._tasks:
+            for task in hub.feed._tasks:
                 task.cancel()
             while first.closed is None:
                 await asyncio.sleep(0)
@@ -344,7 +344,7 @@ def test_the_hub_does_not_keep_the_context_of_its_first_caller(run):
         async with hub_of() as (hub, _backend):
             request.set("first")
             await hub.open(["t"], after=None, signal=Flags())
-            assert {task.get_context().get(request) for task in hub._tasks} == {None}
+            assert {task.get_context().get(request) for task in hub.feed._tasks} == {None}
 
     if hasattr(asyncio.Task, "get_context"):  # Python 3.12
         run(main())

@@ -164,9 +164,9 @@ def test_idle_topics_are_dropped_and_found_again(run):
             cursor = str(subscription.cursor)
             hub.close(subscription)
             hub.close(subscription)
-            await hub.sweep(linger=1000)
+            await hub.feed.sweep(linger=1000)
             assert set(hub.board._interests) == {"t", "p.*"}
-            await hub.sweep(linger=0)
+            await hub.feed.sweep(linger=0)
             assert hub.board._interests == hub.board._channels == {}
             await publish(hub, backend, "t", 2)
             again = await hub.open(["t", "p.*"], after=cursor, signal=Flags())
@@ -186,7 +186,7 @@ def test_a_pattern_does_not_hoard_dead_topics(run):
             await reached(hub, 20)
             assert brief(all_of(subscription)) == list(range(20))
             await asyncio.sleep(0.02)
-            await hub.sweep()
+            await hub.feed.sweep()
             assert hub.board._channels == {}
             # Live readers have missed nothing; those who come back from before have.
             await publish(hub, backend, "p.1", "again")
@@ -231,7 +231,7 @@ def test_an_exact_topic_knows_more_than_the_pattern_that_had_it(run):
             await publish(hub, backend, "p.1", "old")
             await publish(hub, backend, "p.2", "old")
             await asyncio.sleep(0.06)
-            await hub.sweep()  # p.1 and p.2 are dead; the pattern knows that something is lost
+            await hub.feed.sweep()  # p.1 and p.2 are dead; the pattern knows that something is lost
             await publish(hub, backend, "p.1", "new")
             epoch = backend.tail().epoch
             exact = await hub.open(["p.1"], after=f"{epoch}-1", signal=Flags())

@@ -145,7 +145,7 @@ class Log(RuleBasedStateMachine):
 
     @rule()
     def sweep(self):
-        self.go(self.hub.sweep(linger=-1))
+        self.go(self.hub.feed.sweep(linger=-1))
 
     @rule()
     def flush(self):
@@ -164,7 +164,7 @@ class Log(RuleBasedStateMachine):
     def settle(self):
         """When all is read, everybody stands at the end."""
         for _ in range(1000):
-            if self.hub._listener is None or self.hub.is_at(self.backend.tail()):
+            if self.hub.feed._listener is None or self.hub.feed.is_at(self.backend.tail()):
                 break
             self.let_the_loop_run()
         for index, client in enumerate(self.clients):

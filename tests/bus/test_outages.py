@@ -18,7 +18,7 @@ def test_an_interruption_is_repaired_from_the_log(run):
             subscription = await hub.open(["t", "p.*"], after=None, signal=Flags())
             all_of(subscription)
             await publish(hub, backend, "t", 0)
-            hub._listener.interrupt()
+            hub.feed._listener.interrupt()
             for n in range(1, 4):
                 backend.publish(item("t", n))  # these are not delivered: the inbox is void
             last = backend.publish(item("p.new", 4))
@@ -35,7 +35,7 @@ def test_an_interruption_that_lost_events_is_a_reset(run):
             subscription = await hub.open(["t", "u"], after=None, signal=Flags())
             all_of(subscription)
             await publish(hub, backend, "t", 0)
-            hub._listener.interrupt()
+            hub.feed._listener.interrupt()
             for n in range(1, 6):
                 backend.publish(item("t", n))
             last = backend.publish(item("u", "whole"))
@@ -56,7 +56,7 @@ def test_a_quiet_topic_is_not_reset_by_an_interruption(run):
             last = backend.publish(item("busy", "last"))
             assert backend.read(["quiet"]).forgotten > 0
             await reached(hub, last.position)
-            hub._listener.interrupt()
+            hub.feed._listener.interrupt()
             last = backend.publish(item("quiet", "hello"))
             await reached(hub, last.position)
             assert brief(all_of(subscription)) == ["hello"]
@@ -76,9 +76,9 @@ def test_a_hole_in_a_topic_is_a_reset(run):
             record = dataclasses.replace(
                 backend.read(["t"]).topics["t"].records[0], position=3, previous=2
             )
-            hub.dispatch([record])
+            hub.feed.dispatch([record])
             assert brief(all_of(subscription)) == ["overflow:t"]
-            hub.dispatch([dataclasses.replace(record, position=4, previous=3)])
+            hub.feed.dispatch([dataclasses.replace(record, position=4, previous=3)])
             assert brief(all_of(subscription)) == [1]
 
     run(main())
@@ -96,11 +96,11 @@ def test_an_event_missed_while_the_client_was_on_its_way_is_told(run):
             assert brief(all_of(subscription)) == [1, 2]
             missed = backend.read(["t"]).topics["t"].records[0]  # its next is 3; 4 is of "u"
             other = backend.read(["u"]).topics["u"].records[0]
-            hub.dispatch([dataclasses.replace(other, position=4, previous=2)])
+            hub.feed.dispatch([dataclasses.replace(other, position=4, previous=2)])
             assert brief(all_of(subscription)) == [2]
             last_id = str(subscription.cursor)
             hub.close(subscription)
-            hub.dispatch([dataclasses.replace(missed, position=5, previous=3)])
+            hub.feed.dispatch([dataclasses.replace(missed, position=5, previous=3)])
             again = await hub.open(["t", "u"], after=last_id, signal=Flags())
             assert brief(all_of(again)) == ["expired:t", ("mark", "5")]
 
@@ -116,7 +116,7 @@ def test_a_reset_never_takes_the_client_back(run):
             all_of(subscription)
             await publish(hub, backend, "t", 1)
             record = backend.read(["t"]).topics["t"].records[0]
-            hub.dispatch([dataclasses.replace(record, topic="u", position=3, previous=2)])
+            hub.feed.dispatch([dataclasses.replace(record, topic="u", position=3, previous=2)])
             message, reset = subscription.take()
             assert (message.position, reset.topics, reset.cursor.position) == (1, ("u",), 1)
 
@@ -149,7 +149,7 @@ def test_a_loss_under_a_pattern_during_an_outage_is_told(run):
         async with hub_of(history_ttl=0.02) as (hub, backend):
             subscription = await hub.open(["p.*"], after=None, signal=Flags())
             all_of(subscription)
-            hub._listener.interrupt()
+            hub.feed._listener.interrupt()
             backend.publish(item("p.1"))  # not heard of, and expired before the loop comes to it
             until = asyncio.get_running_loop().time() + 0.03
             while asyncio.get_running_loop().time() < until:

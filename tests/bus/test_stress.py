@@ -31,6 +31,7 @@ class Client:
         if self.random.random() < 0.1:
             self.names = ["load.*"]
         self.got = []
+        self.expected = None  # the ids that it must get, known once all is published
         self.resets = 0
         self.cuts = 0
         self.last_id = bus.cursor()
@@ -52,8 +53,8 @@ class Client:
             self.decoder = Decoder()
         return cut
 
-    def finished(self, expected):
-        return len(self.got) >= expected
+    def finished(self):
+        return self.expected is not None and len(self.got) >= len(self.expected)
 
 
 @pytest.mark.timeout(60)
@@ -71,35 +72,26 @@ def test_nothing_is_lost_doubled_or_reordered(run, seed):
             with lock:
                 sent[int(event.id.rpartition("-")[2])] = (topic, event.id)
 
-    def expected(client):
-        return [
-            id
-            for _, (topic, id) in sorted(sent.items())
-            if topic in client.names or client.names == ["load.*"]
-        ]
-
-    done = threading.Event()
-
     async def follow(client):
-        while not (done.is_set() and client.finished(len(expected(client)))):
+        while not client.finished():
             reader = await AsyncReader.open(
                 bus.hubs.here(), client.names, after=client.last_id, heartbeat=0.1
             )
             try:
                 while not client.receive(await reader.read()):
-                    if done.is_set() and client.finished(len(expected(client))):
+                    if client.finished():
                         break
             finally:
                 reader.close()
 
     def follow_in_thread(client):
-        while not (done.is_set() and client.finished(len(expected(client)))):
+        while not client.finished():
             reader = ThreadReader(
                 bus.hubs.threaded(), client.names, after=client.last_id, heartbeat=0.1
             )
             try:
                 while not client.receive(reader.read()):
-                    if done.is_set() and client.finished(len(expected(client))):
+                    if client.finished():
                         break
             finally:
                 reader.close()
@@ -110,7 +102,11 @@ def test_nothing_is_lost_doubled_or_reordered(run, seed):
             thread.start()
         tasks = [asyncio.create_task(follow(client)) for client in clients[:80]]
         await asyncio.gather(*[asyncio.to_thread(thread.join) for thread in publishers])
-        done.set()
+        log = [event for _, event in sorted(sent.items())]
+        for client in clients:
+            client.expected = [
+                id for topic, id in log if topic in client.names or client.names == ["load.*"]
+            ]
         await asyncio.gather(*tasks)
 
     threads = [threading.Thread(target=follow_in_thread, args=(c,)) for c in clients[80:]]
@@ -122,6 +118,6 @@ def test_nothing_is_lost_doubled_or_reordered(run, seed):
 
     assert len(sent) == EVENTS
     for client in clients:
-        assert [block.id for block in client.got] == expected(client)
+        assert [block.id for block in client.got] == client.expected
         assert client.resets == 0
     assert sum(client.cuts for client in clients) > STREAMS

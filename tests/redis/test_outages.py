@@ -59,7 +59,7 @@ def test_streams_stay_open_and_miss_nothing(tmp_path):
         )
         assert len(quiet.take()) == 1  # the opening mark
         server.kill()
-        wait_until(lambda: thread.hub._down, "the hub to notice")
+        wait_until(lambda: thread.hub.feed.down, "the hub to notice")
         for _ in range(2):
             wait_until(quiet.take_heartbeat, "a heartbeat")
         with pytest.raises(BackendUnavailable), bus.subscribe("a"):
@@ -117,7 +117,7 @@ def test_one_connection_listens_to_exactly_what_has_streams(redis_server, redis_
             assert len(listeners()) == 1
             publish(bus, "a", 1)
             assert taken(first, 1) == [1]
-        hub.run(hub.hub.sweep(0))
+        hub.run(hub.hub.feed.sweep(0))
         wait_until(lambda: channels() == [], "the channels to be left")
         assert redis_server.execute("PUBSUB", "NUMPAT") == 0
         with bus.subscribe("b") as events:
