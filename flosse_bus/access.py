@@ -52,7 +52,7 @@ class Access:
         trusted: bool = False,
         recheck_every: float,
     ) -> None:
-        self._request = request
+        self.request = request
         self._config = config
         self._names = names
         self._permission_classes = permission_classes
@@ -78,13 +78,13 @@ class Access:
 
     def check(self) -> Refusal | None:
         """Ask. Sync code: it may use the ORM."""
-        return self._check(self._request)
+        return self._check(self.request)
 
     def recheck(self) -> Refusal | None:
         """Ask again, for the session and user as they are now."""
         self._checked = time.monotonic()
         self._due = self._checked + self._recheck_every * random.uniform(0.75, 0.95)
-        return self._check(_renewed(self._request))
+        return self._check(_renewed(self.request))
 
     def _check(self, request: HttpRequest) -> Refusal | None:
         for permission_class in self._permission_classes:

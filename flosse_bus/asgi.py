@@ -12,7 +12,7 @@ from django.http.response import HttpResponseBase
 from .bus import buses
 from .responses import EventStreamResponse
 from .transport import shutdown
-from .transport.outlet import Send
+from .transport.servers import Send
 from .transport.takeover import Exchange, Receive
 
 
@@ -32,7 +32,7 @@ class BusASGIHandler(ASGIHandler):
         if scope["type"] == "lifespan":
             await _live(receive, send)
             return
-        exchange = Exchange(receive, send)
+        exchange = Exchange(scope, receive, send)
         try:
             await super().__call__(scope, exchange.receive, cast(Any, exchange))
             await exchange.stream()

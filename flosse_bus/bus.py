@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, cast
@@ -365,7 +365,7 @@ def _history(snapshot: Snapshot, topic: str, after: str | None, limit: int | Non
     return [record.to_event() for record in records[:limit]]
 
 
-def _events(items: list[Item]) -> Iterator[Event]:
+def _events(items: Sequence[Item]) -> Iterator[Event]:
     return iter([item.to_event() for item in items if not isinstance(item, Mark)])
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from .backends.base import BusBackend
 from .conf import BusConfig
 from .exceptions import BackendUnavailable
+from .greenlets import new_event_loop
 from .hub import Hub
 
 T = TypeVar("T")
+
+#: Seconds between two calls of what watches in a hub's thread.
+WATCH = 1.0
 
 
 class HubThread:
@@ -22,7 +27,8 @@ class HubThread:
     def __init__(self, backend: BusBackend, config: BusConfig) -> None:
         self._lock = threading.Lock()
         self._stopped = False
-        self._loop = asyncio.new_event_loop()
+        self._watching: set[Callable[[float], None]] = set()
+        self._loop = new_event_loop()
         self._thread = threading.Thread(
             target=self._serve, name=f"flosse_bus {config.alias}", daemon=True
         )
@@ -46,6 +52,13 @@ class HubThread:
             future.cancel()  # such as Ctrl-C here: nobody waits for it any more
             raise
 
+    def watch(self, look: Callable[[float], None]) -> None:
+        """Call ``look`` in the loop from time to time, with that of ``time.monotonic()``."""
+        self._watching.add(look)
+
+    def unwatch(self, look: Callable[[float], None]) -> None:
+        self._watching.discard(look)
+
     def stop(self) -> None:
         """End the streams, those that still open too, and the thread."""
         with self._lock:
@@ -61,11 +74,17 @@ class HubThread:
         waited_for = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.gather(*waited_for, return_exceptions=True)
 
+    def _look(self) -> None:
+        now = time.monotonic()
+        for look in [*self._watching]:
+            look(now)
+        self._loop.call_later(WATCH, self._look)
+
     async def _make(self, backend: BusBackend, config: BusConfig) -> Hub:
+        self._look()
         return Hub(backend, config)
 
     def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Generic, TypeVar
 
 from .hub import Hub
@@ -30,16 +30,20 @@ class _Reader(Generic[SignalT]):
         """Take the subscription out of the hub. Any thread; whoever waits in read() still does."""
         self._hub.close(self.subscription)
 
+    def give_up(self, reason: str) -> None:
+        """The client takes nothing any more. Only in the hub's loop."""
+        self._hub.give_up(self.subscription, reason)
+
     def close(self) -> None:
         """Leave, and let read() return nothing. An AsyncReader: only in the hub's loop."""
         self.leave()
         self._signal.set()
 
-    def _next(self) -> list[Item] | None:
+    def _next(self) -> Sequence[Item] | None:
         subscription = self.subscription
         if subscription.closed is not None:
-            return []
-        return subscription.take() or subscription.take_heartbeat() or None
+            return ()
+        return subscription.take() or None
 
 
 class AsyncReader(_Reader[asyncio.Event]):
@@ -54,7 +58,7 @@ class AsyncReader(_Reader[asyncio.Event]):
             hub, await hub.open(names, after=after, signal=signal, heartbeat=heartbeat), signal
         )
 
-    async def read(self) -> list[Item]:
+    async def read(self) -> Sequence[Item]:
         """Wait for what comes next. Empty: the stream has ended."""
         while True:
             self._signal.clear()
@@ -74,7 +78,7 @@ class ThreadReader(_Reader[threading.Event]):
         opening = thread.hub.open(names, after=after, signal=signal, heartbeat=heartbeat)
         super().__init__(thread.hub, thread.run(opening), signal)
 
-    def read(self) -> list[Item]:
+    def read(self) -> Sequence[Item]:
         """Block until something comes. Empty: the stream has ended."""
         while True:
             self._signal.clear()

@@ -11,8 +11,7 @@ from __future__ import annotations
 import heapq
 import logging
 import time
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, cast
@@ -42,7 +41,11 @@ class _Loss:
 
 
 class Signal(Protocol):
-    """What wakes the reader: an ``asyncio.Event`` or a ``threading.Event``."""
+    """What wakes the reader: an ``asyncio.Event`` or a ``threading.Event``.
+
+    One with a method ``offer(messages: tuple[Message, ...]) -> bool`` is asked first, under the
+    switchboard's lock, when all that there is are these messages. It may take them on the spot.
+    """
 
     def set(self) -> None: ...
 
@@ -54,15 +57,17 @@ class Subscription:
         "_beat_due",
         "_board",
         "_heartbeat",
-        "_last_taken",
         "_live",
         "_max_bytes",
         "_max_pending",
+        "_offer",
         "_pending",
         "_pending_bytes",
         "_signal",
+        "_silent_since",
         "_skip",
         "_specials",
+        "_taken",
         "channels",
         "closed",
         "delivered",
@@ -84,13 +89,17 @@ class Subscription:
     ) -> None:
         self._board = board
         self._signal = signal
+        self._offer: Callable[[tuple[Message, ...]], bool] | None = getattr(signal, "offer", None)
         self._max_pending = max_pending
         self._max_bytes = max_bytes
         self._heartbeat = heartbeat
         self._beat_due = False
-        self._last_taken = time.monotonic()
+        # When the reader was last heard of, as far as the beats can tell.
+        self._silent_since = time.monotonic()
+        self._taken = False
         self._live = False
-        self._pending: deque[Message | Mark | _Loss] = deque()
+        # One tuple of messages, shared with all who have been handed the same, or a list.
+        self._pending: Sequence[Message | Mark | _Loss] = ()
         self._pending_bytes = 0
         # How many of the pending are no messages.
         self._specials = 0
@@ -109,40 +118,46 @@ class Subscription:
 
     # For the reader, from any thread.
 
-    def take(self) -> list[Item]:
-        """Return what comes next, at most about 64 KiB of it; empty when there is nothing."""
+    def take(self) -> Sequence[Item]:
+        """Return what comes next, at most about 64 KiB of it; empty when there is nothing.
+
+        After silence it is a fresh cursor, for the reader's heartbeat.
+        """
         with self._board.lock:
-            if not self._pending and not self._live and self.closed is None:
-                self._read_page()
             if not self._pending:
-                return []
+                if not self._live and self.closed is None:
+                    self._read_page()
+                if not self._pending:
+                    return self._take_heartbeat()
+            self._taken = True
             if self._specials or self._pending_bytes > MAX_TAKE:
-                taken = self._take_some()
-            else:
-                taken = self._take_messages()
-            self._last_taken = time.monotonic()
-            self._beat_due = False
+                return self._take_some()
+            # Messages, and not too many: what nearly every take comes to.
+            taken = cast("Sequence[Message]", self._pending)
+            self._pending = ()
+            self._pending_bytes = 0
+            self.position = taken[-1].record.position
+            self.delivered += len(taken)
             return taken
+
+    def _take_heartbeat(self) -> Sequence[Item]:
+        if not self._beat_due or self._taken:
+            return ()
+        self._beat_due = False
+        self._taken = True
+        return [Mark(id=str(self._cursor()))]
 
     @property
     def more(self) -> bool:
         """May there be something to take?"""
         return bool(self._pending) or not self._live or self._beat_due
 
-    def _take_messages(self) -> list[Item]:
-        """All that is pending, which is messages: what nearly every take comes to."""
-        taken = cast("list[Message]", list(self._pending))
-        self._pending.clear()
-        self._pending_bytes = 0
-        self.position = taken[-1].record.position
-        self.delivered += len(taken)
-        return cast("list[Item]", taken)
-
     def _take_some(self) -> list[Item]:
         taken: list[Item] = []
         size = 0
-        while self._pending and (not taken or size + self._pending[0].size <= MAX_TAKE):
-            item = self._pending.popleft()
+        for item in self._pending:
+            if taken and size + item.size > MAX_TAKE:
+                break
             size += item.size
             if type(item) is Message:
                 taken.append(item)
@@ -160,17 +175,9 @@ class Subscription:
             if type(item) is Mark and item.position is not None:
                 self.position = max(self.position, item.position)
                 self._skip.clear()
+        self._pending = self._pending[len(taken) :]
         self._pending_bytes -= size
         return taken
-
-    def take_heartbeat(self) -> list[Item]:
-        """Return a fresh cursor if the stream has been silent for its heartbeat."""
-        with self._board.lock:
-            if not self._beat_due:
-                return []
-            self._beat_due = False
-            self._last_taken = time.monotonic()
-            return [Mark(id=str(self._cursor()))]
 
     @property
     def cursor(self) -> Cursor:
@@ -196,13 +203,21 @@ class Subscription:
         self._append(Mark(id=id))
 
     def _append(self, special: Mark | _Loss) -> None:
-        self._pending.append(special)
+        self._pending = [*self._pending, special]
         self._specials += 1
 
-    def push(self, messages: Sequence[Message], size: int) -> None:
+    def push(self, messages: tuple[Message, ...], size: int) -> None:
         """Hand over what has come, in order. ``size`` is that of all together."""
         if self._live:
-            self._pending.extend(messages)
+            if self._pending:
+                self._pending = [*self._pending, *messages]
+            elif self._offer is not None and self._offer(messages):
+                self._taken = True
+                self.position = messages[-1].record.position
+                self.delivered += len(messages)
+                return
+            else:
+                self._pending = messages
             self._pending_bytes += size
             if len(self._pending) > self._max_pending or self._pending_bytes > self._max_bytes:
                 self._overflow()
@@ -217,7 +232,7 @@ class Subscription:
         self, names: tuple[str, ...], reason: str, position: int, *, log: bool = True
     ) -> None:
         """Give up everything up to ``position`` and say so."""
-        self._pending.clear()
+        self._pending = ()
         self._pending_bytes = self._specials = 0
         self._skip.clear()
         self._live = False
@@ -274,8 +289,13 @@ class Subscription:
         for interest in covering:
             self._skip[interest] = max(self._skip.get(interest, 0), skip)
 
-    def beat(self, now: float) -> None:
-        if self._heartbeat is not None and now - self._last_taken >= self._heartbeat:
+    def beat(self, now: float, before: float) -> None:
+        """See whether the reader needs a heartbeat. ``before`` is when that was last asked."""
+        if self._taken:
+            self._taken = False
+            self._beat_due = False
+            self._silent_since = before
+        if self._heartbeat is not None and now - self._silent_since >= self._heartbeat:
             self._beat_due = True
             self._signal.set()
 
@@ -287,7 +307,7 @@ class Subscription:
     def _overflow(self) -> None:
         # The reader is slow. What it misses now it will read from the rings, or be told of. Marks
         # go too: one that overtook its messages would hide them. A reset not yet read stays.
-        self._pending = deque(item for item in self._pending if type(item) is _Loss)
+        self._pending = [item for item in self._pending if type(item) is _Loss]
         self._pending_bytes = 0
         self._specials = len(self._pending)
         self._live = False
@@ -306,7 +326,7 @@ class Subscription:
         page = list(islice(self._kept(), self._max_pending + 1))
         more = len(page) > self._max_pending
         del page[self._max_pending :]
-        self._pending.extend(page)
+        self._pending = [*self._pending, *page]
         self._pending_bytes += sum(message.size for message in page)
         # A cursor that came by another process may be ahead of this hub. Until the hub has passed
         # it, reading from the rings is what keeps older events out.

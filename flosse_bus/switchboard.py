@@ -76,6 +76,7 @@ class Switchboard:
         self.position = 0
         self.ancestors: Mapping[str, int] = {}
         self.counters: Counter[str] = Counter()
+        self._beaten = 0.0
 
     @property
     def tail(self) -> Cursor:
@@ -154,8 +155,10 @@ class Switchboard:
         subscription.channels.clear()
 
     def beat(self, now: float) -> None:
+        before = self._beaten or now
         for subscription in self.subscriptions:
-            subscription.beat(now)
+            subscription.beat(now, before)
+        self._beaten = now
 
     def end_all(self, reason: str) -> None:
         for subscription in self.subscriptions:
@@ -353,9 +356,10 @@ def _join(channel: Channel, subscription: Subscription) -> None:
 
 def _push(channel: Channel | None, run: list[Message]) -> None:
     if channel is not None and run:
+        messages = tuple(run)
         size = sum([message.size for message in run])
         for subscription in channel.subscriptions:
-            subscription.push(run, size)
+            subscription.push(messages, size)
 
 
 def _lose(channel: Channel, position: int) -> None:

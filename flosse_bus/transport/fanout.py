@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..subscription import Item
+from .shortcut import chunk
 
 if TYPE_CHECKING:
     from .outlet import Outlet
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 #: Seconds for which a sweep goes on before other work of the loop has its turn.
 SLICE = 0.02
 #: Streams between two looks at the clock.
-STRIDE = 32
+STRIDE = 64
 #: Seconds between looks at streams that block and at permissions that must be asked again.
 WATCH = 1.0
 
@@ -36,10 +37,12 @@ class FanOut:
         self._call_later = loop.call_later
         self._ready: deque[Outlet] = deque()
         self._sweeping = False
+        self._slice_end: float | None = None
+        self._stride = 0
         self._watching = False
         self._items: Sequence[Item] = ()
         self._enveloped = False
-        self._bytes = b""
+        self._bytes = self._chunk = b""
         #: Streams that are waiting for their client to read.
         self.blocked: set[Outlet] = set()
         #: Streams whose permission is asked again from time to time.
@@ -77,15 +80,41 @@ class FanOut:
         else:
             self._sweeping = False
 
-    def encode(self, items: list[Item], *, envelope: bool) -> bytes:
+    def has_time(self) -> bool:
+        """May another stream be written to at once, or is it time for other work of the loop?"""
+        self._stride -= 1
+        if self._stride > 0:
+            return True
+        now = time.monotonic()
+        if self._slice_end is None:
+            self._slice_end = now + SLICE
+            self._call_soon(self._end_slice)
+        elif now > self._slice_end:
+            return False
+        self._stride = STRIDE
+        return True
+
+    def _end_slice(self) -> None:
+        self._slice_end = None
+        self._stride = 0
+
+    def encode(self, items: Sequence[Item], *, envelope: bool) -> bytes:
         """Return the frames of these items in one piece.
 
         Streams of the same topics mostly have the same to send, so the last piece is kept.
         """
-        if items != self._items or envelope is not self._enveloped:
+        if envelope is not self._enveloped or (items is not self._items and items != self._items):
             self._bytes = b"".join([item.frame(envelope=envelope) for item in items])
             self._items, self._enveloped = items, envelope
+            self._chunk = b""
         return self._bytes
+
+    def chunk(self, items: Sequence[Item], *, envelope: bool) -> bytes:
+        """Return the same as one chunk."""
+        data = self.encode(items, envelope=envelope)
+        if not self._chunk:
+            self._chunk = chunk(data)
+        return self._chunk
 
     def watch(self) -> None:
         """Begin to look after blocked and guarded streams, unless that is being done."""

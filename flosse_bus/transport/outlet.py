@@ -9,28 +9,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import socket
 import time
 import types
 from asyncio import _enter_task, _leave_task
-from collections.abc import Awaitable, Callable, Generator, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from asgiref.sync import sync_to_async
 
 from ..hub import Hub
-from ..subscription import Subscription
+from ..message import Message
+from ..subscription import Item, Subscription
 from .fanout import FanOut
+from .peer import limit_unacknowledged
+from .servers import Connection, Send
+from .shortcut import find_transport
 from .stock import recheck
 from .stream import Stream, logger
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 #: Bytes of one ASGI message at most, so that a big event waits for its client piece by piece.
 PIECE = 65_536
 #: Seconds that a client which takes nothing is given while the server stops.
 FAREWELL = 0.25
+
+_DONE = object()
 
 
 class Outlet:
@@ -43,7 +46,10 @@ class Outlet:
     __slots__ = (
         "__weakref__",
         "_blocked_since",
+        "_connection",
         "_context",
+        "_done",
+        "_envelope",
         "_fanout",
         "_guarded",
         "_hub",
@@ -51,6 +57,7 @@ class Outlet:
         "_owner",
         "_prefix",
         "_queued",
+        "_ready",
         "_send",
         "_stream",
         "_task",
@@ -59,17 +66,21 @@ class Outlet:
         "subscription",
     )
 
-    def __init__(self, stream: Stream, hub: Hub, send: Send) -> None:
+    def __init__(self, stream: Stream, hub: Hub, send: Send, connection: Connection | None) -> None:
         self._stream = stream
         self._hub = hub
         self._send = send
-        self._transport = find_transport(send)
+        self._connection = connection
         self._fanout = FanOut.here()
+        self._ready = self._fanout.queue
         self._loop = asyncio.get_running_loop()
         # Whatever is wrapped around the server's send sees the context and task of the request.
         self._context = contextvars.copy_context()
         self._owner = asyncio.current_task()
         self._guarded = not stream.access.always
+        self._envelope = stream.envelope
+        self._transport: asyncio.Transport | None = None
+        self._done = False
         self._queued = True  # until it begins
         self._prefix = b""
         self._task: asyncio.Task[None] | None = None
@@ -92,7 +103,9 @@ class Outlet:
     def begin(self, prefix: bytes) -> None:
         """Send ``prefix`` with what comes first, and from now on whatever comes."""
         self._prefix = prefix
-        limit_unacknowledged(self._transport, self._stream.bus.config.send_timeout)
+        self._transport = find_transport(self._send)
+        if self._connection is not None and self._connection.socket is not None:
+            limit_unacknowledged(self._connection.socket, self._stream.bus.config.send_timeout)
         if self._guarded:
             self._fanout.guarded.add(self)
             self._fanout.watch()
@@ -115,79 +128,98 @@ class Outlet:
         """There is something to send."""
         if not self._queued:
             self._queued = True
-            self._fanout.queue(self)
+            self._ready(self)
 
     def pump(self) -> None:
         """Send what is pending, as far as that goes without waiting."""
-        if self.ended.done():
+        if self._done:
             return
-        if self._guarded and self._stream.access.overdue:
-            self._go_on(self._drive(self._ask_again()))
-            return
-        data = self._next()
-        if not data:
-            if self.subscription.closed is None:
-                self._queued = False
-            else:
-                self._go_on(self._drive(self._finish()))
-            return
-        if len(data) > PIECE:
-            self._go_on(self._drive(self._write(data)))
-            return
-        try:
-            step = self._send(
-                {"type": "http.response.body", "body": data, "more_body": True}
-            ).__await__()
-            waits_for = self._first(step)
-        except StopIteration:
-            self._queued = False
-            if self.subscription.more:
-                self.set()
-        except Exception as error:  # noqa: BLE001  # because servers have errors of their own
-            self._fail(error)
-        else:
-            self._go_on(self._drive(_rest(step, waits_for)))
-
-    def _first(self, step: Iterator[Any]) -> Any:
-        """Run a ``send`` up to where it must wait, if at all (StopIteration: it need not)."""
-        if self._owner is None:
-            return self._context.run(next, step)
-        _enter_task(self._loop, self._owner)
-        try:
-            return self._context.run(next, step)
-        finally:
-            _leave_task(self._loop, self._owner)
-
-    def _next(self) -> bytes:
-        """Return the next piece, empty if there is none now or the stream is over."""
         subscription = self.subscription
         if subscription.closed is not None:
-            return b""
-        items = subscription.take() or subscription.take_heartbeat()
-        if not items:
-            return b""
-        data = self._fanout.encode(items, envelope=self._stream.envelope)
+            self._go_on(self._finish)
+            return
+        if self._guarded and self._stream.access.overdue:
+            self._go_on(self._ask_again)
+            return
+        items = subscription.take()
+        if items and not self._write_chunk(items):
+            left = self._start(self._encode(items))
+            if left is not None:
+                self._go_on(left)
+                return
+        self._queued = False
+        if subscription.more:
+            self.set()
+
+    def offer(self, messages: tuple[Message, ...]) -> bool:
+        """Write these at once, if nothing stands before them or in their way.
+
+        Called under the switchboard's lock, so nothing but the server's transport is called.
+        """
+        return (
+            not self._queued
+            and self._fanout.has_time()
+            and not (self._guarded and self._stream.access.overdue)
+            and self._write_chunk(messages)
+        )
+
+    def _write_chunk(self, items: Sequence[Item]) -> bool:
+        """Write what ``send`` would, if it would not wait. False: nothing has been written."""
+        transport = self._transport
+        if transport is None or self._prefix or transport.get_write_buffer_size():
+            return False
+        data = self._fanout.chunk(items, envelope=self._envelope)
+        if len(data) > PIECE or transport.is_closing():
+            return False
+        transport.write(data)
+        return True
+
+    def _encode(self, items: Sequence[Item]) -> bytes:
+        data = self._fanout.encode(items, envelope=self._envelope)
         if self._prefix:
             data, self._prefix = self._prefix + data, b""
         return data
 
+    def _next(self) -> bytes:
+        """Return the next piece, empty if there is none now."""
+        items = self.subscription.take()
+        return self._encode(items) if items else b""
+
+    def _start(self, data: bytes) -> Callable[[], Awaitable[None]] | None:
+        """Begin to send; return what is left to be waited for, if anything is."""
+        if len(data) > PIECE:
+            return partial(self._write, data)
+        if self._owner is not None:
+            _enter_task(self._loop, self._owner)
+        try:
+            message = {"type": "http.response.body", "body": data, "more_body": True}
+            step = iter(self._send(message).__await__())
+            waits_for = self._context.run(next, step, _DONE)
+        except Exception as error:  # noqa: BLE001  # because servers have errors of their own
+            self._fail(error)
+            return None
+        finally:
+            if self._owner is not None:
+                _leave_task(self._loop, self._owner)
+        return None if waits_for is _DONE else partial(_rest, step, waits_for)
+
     # Where it must wait
 
-    def _go_on(self, work: Any) -> None:
-        self._task = self._context.run(self._loop.create_task, work)
+    def _go_on(self, first: Callable[[], Awaitable[None]]) -> None:
+        self._task = self._context.run(self._loop.create_task, self._drive(first))
 
-    async def _drive(self, first: Awaitable[None]) -> None:
+    async def _drive(self, first: Callable[[], Awaitable[None]]) -> None:
         """Finish what has begun, and then whatever is pending, at the client's pace."""
         try:
             self._block()
-            await first
-            while not self.ended.done():
+            await first()
+            while not self._done:
                 if self._guarded and self._stream.access.overdue:
                     await self._ask_again()
-                elif data := self._next():
-                    await self._write(data)
                 elif self.subscription.closed is not None:
                     await self._finish()
+                elif data := self._next():
+                    await self._write(data)
                 else:
                     break
         except Exception as error:  # noqa: BLE001  # because servers have errors of their own
@@ -196,7 +228,7 @@ class Outlet:
             self._unblock()
             self._task = None
             self._queued = False
-        if not self.ended.done() and self.subscription.more:
+        if not self._done and self.subscription.more:
             self.set()
 
     async def _write(self, data: bytes) -> None:
@@ -219,14 +251,14 @@ class Outlet:
     async def _ask_again(self) -> None:
         self._unblock()
         refusal = await sync_to_async(recheck, thread_sensitive=False)(self._stream)
-        if refusal is not None and not self.ended.done():
+        if refusal is not None and not self._done:
             await self._finish(self._stream.error(refusal))
 
     def check_access(self) -> None:
         """Ask again before it is overdue, so that no event has to wait for the answer."""
         if self._stream.access.due and not self._queued:
             self._queued = True
-            self._go_on(self._drive(self._ask_again()))
+            self._go_on(self._ask_again)
 
     # The end
 
@@ -252,10 +284,10 @@ class Outlet:
             return
         self._unblock()
         self._hub.give_up(self.subscription, "send timeout")
-        if self._transport is None:
+        if self._connection is None or self._connection.drop is None:
             self._over()
             return
-        self._transport.abort()
+        self._connection.drop()
         # The server says that the client has gone, which it would not if we had gone before.
         self._loop.call_later(FAREWELL, self._over)
 
@@ -269,8 +301,19 @@ class Outlet:
         self._over()
 
     def _over(self) -> None:
+        self._done = True
+        self._transport = None
         if not self.ended.done():
             self.ended.set_result(None)
+
+    def part(self) -> None:
+        """End the response if that goes without waiting: the request's task has been cancelled, as
+        servers do with those that are left when they stop."""
+        if self._done or self._task is not None:
+            return
+        message = {"type": "http.response.body", "body": self._prefix, "more_body": False}
+        with contextlib.suppress(Exception):
+            next(iter(self._send(message).__await__()), None)
 
     def close(self) -> None:
         """Give everything back. The request's own task calls it, however it ends."""
@@ -299,31 +342,3 @@ def _rest(step: Iterator[Any], waits_for: Any) -> Generator[Any, Any, None]:
             waits_for = resume()
         except StopIteration:
             return
-
-
-def find_transport(send: Send) -> asyncio.Transport | None:
-    """Return what the server writes to, where it lets that be seen, as uvicorn does.
-
-    ASGI has no word for "drop this client". Without a transport the response is left unfinished,
-    and what happens to its socket is up to the server.
-    """
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if callable(getattr(transport, "abort", None)):
-        return cast(asyncio.Transport, transport)
-    return None
-
-
-def limit_unacknowledged(transport: asyncio.Transport | None, seconds: float) -> None:
-    """Let the kernel drop a client that acknowledges nothing for so long (tcp(7), Linux).
-
-    A heartbeat fits into the send buffer of a peer that has vanished. Without this it would take
-    some 15 minutes of retransmissions to find out.
-    """
-    if transport is None or not hasattr(socket, "TCP_USER_TIMEOUT"):
-        return
-    peer = transport.get_extra_info("socket")
-    if peer is None or peer.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    with contextlib.suppress(OSError):
-        option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
-        peer.setsockopt(*option)

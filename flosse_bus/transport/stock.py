@@ -6,6 +6,7 @@ Both read the same way; only the waiting differs.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 
 from asgiref.sync import sync_to_async
 from django.db import connections
@@ -14,6 +15,7 @@ from ..access import Refusal
 from ..exceptions import BackendUnavailable
 from ..readers import AsyncReader, ThreadReader
 from . import shutdown
+from .peer import Peer
 from .stream import Stream, logger
 
 _DOWN = Refusal(status=503, detail="The event bus is not reachable. Try again.")
@@ -52,31 +54,36 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
 
 def frames(stream: Stream) -> Iterator[bytes]:
     """Yield the bytes of a stream, blocking the thread in between."""
+    config = stream.bus.config
     try:
         release_connections()
         try:
+            thread = stream.bus.hubs.threaded()
             reader = ThreadReader(
-                stream.bus.hubs.threaded(),
-                stream.names,
-                after=stream.after,
-                heartbeat=stream.heartbeat,
+                thread, stream.names, after=stream.after, heartbeat=stream.heartbeat
             )
         except BackendUnavailable:
-            logger.warning("stream refused: bus %r is down", stream.bus.config.alias)
+            logger.warning("stream refused: bus %r is down", config.alias)
             yield stream.opening() + stream.error(_DOWN)
             return
         stream.begin(reader)
-        opening = stream.opening()
-        while items := reader.read():
-            if stream.access.overdue:
-                refusal = recheck(stream)
-                if refusal is not None:
-                    yield stream.error(refusal)
-                    return
-            yield opening + stream.encode(items)
-            opening = b""
-        if opening:
-            yield opening
+        environ = stream.access.request.META
+        with closing(Peer(thread, reader, environ, config.send_timeout)) as peer:
+            opening = stream.opening()
+            while items := reader.read():
+                if stream.access.overdue:
+                    refusal = recheck(stream)
+                    if refusal is not None:
+                        with peer:
+                            yield stream.error(refusal)
+                        return
+                for piece in peer.pieces(opening + stream.encode(items)):
+                    with peer:
+                        yield piece
+                opening = b""
+            if opening:
+                with peer:
+                    yield opening
     finally:
         stream.close()
 

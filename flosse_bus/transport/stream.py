@@ -6,6 +6,7 @@ import json
 import logging
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -57,7 +58,7 @@ class Stream:
         """Return the ``retry:`` block. Jitter keeps cut streams from coming back as one."""
         return encode_retry(round(self.bus.config.retry * random.uniform(0.75, 1.25)))
 
-    def encode(self, items: list[Item]) -> bytes:
+    def encode(self, items: Sequence[Item]) -> bytes:
         envelope = self.envelope
         return b"".join([item.frame(envelope=envelope) for item in items])
 

@@ -8,7 +8,7 @@ head goes out and the stream begins.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from django.http.response import HttpResponseBase
@@ -17,7 +17,8 @@ from ..access import Refusal
 from ..exceptions import BackendUnavailable
 from ..refusals import UNREACHABLE, refuse
 from . import shutdown
-from .outlet import Outlet, Send
+from .outlet import Outlet
+from .servers import Send, find_connection
 from .stream import Stream, logger
 
 Message = MutableMapping[str, Any]
@@ -31,24 +32,46 @@ _KEPT = (b"set-cookie", b"vary", b"access-control-")
 class Exchange:
     """Stands between the server and Django: it is Django's ``send``."""
 
-    __slots__ = ("_gone", "_head", "_receive", "_send", "_stream")
+    __slots__ = ("_asked", "_gone", "_head", "_receive", "_send", "_shared", "_stream")
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
+        self._shared = not scope.get("http_version", "1.1").startswith("1")
+        #: Is the client's whole request here?
+        self._asked = False
+        self._gone: asyncio.Future[None] | None = None
         self._stream: Stream | None = None
         self._head: Message = {}
-        self._gone = False
 
     def __call__(self, message: Message) -> Awaitable[None]:
         return self._send(message)
 
     async def receive(self) -> Message:
-        """Pass the server's messages on, and remember that the client has gone."""
+        """Pass the server's messages on.
+
+        After the request only one can come: that the client has gone. Django stops waiting for it
+        when its own part is over, but the server must not hear of that: gunicorn's worker takes
+        it for an answer.
+        """
+        if self._asked:
+            await asyncio.shield(self._until_gone())
+            return {"type": "http.disconnect"}
         message = await self._receive()
+        self._asked = message["type"] != "http.request" or not message.get("more_body", False)
         if message["type"] == "http.disconnect":
-            self._gone = True
+            self._gone = asyncio.get_running_loop().create_future()
+            self._gone.set_result(None)
         return message
+
+    def _until_gone(self) -> asyncio.Future[None]:
+        if self._gone is None:
+            self._gone = asyncio.ensure_future(self._wait_until_gone())
+        return self._gone
+
+    async def _wait_until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     def take(self, stream: Stream, response: HttpResponseBase) -> None:
         """Send this stream, under the head of this response, when Django has finished."""
@@ -60,17 +83,25 @@ class Exchange:
         }
 
     def close(self) -> None:
-        """Whatever became of it, the stream's place is free. Again is harmless."""
+        """Whatever became of it, nothing is left behind."""
+        gone = self._gone
+        if gone is not None and not gone.cancel() and not gone.cancelled():
+            gone.exception()  # a server's own, of which there is nothing to say
         if self._stream is not None:
             self._stream.close()
 
     async def stream(self) -> None:
         """Send the stream that was taken, if any, until it or its client ends."""
         stream = self._stream
-        if stream is None or self._gone:
+        if stream is None:
+            return
+        gone = self._until_gone()
+        if gone.done():
             return
         shutdown.install()
-        outlet = Outlet(stream, stream.bus.hubs.here(), self._send)
+        shutdown.follow(self._send)
+        connection = find_connection(self._send, shared=self._shared)
+        outlet = Outlet(stream, stream.bus.hubs.here(), self._send, connection)
         try:
             await outlet.open()
         except BackendUnavailable:
@@ -79,19 +110,23 @@ class Exchange:
             return
         stream.begin(outlet)
         head, self._head = self._head, {}
-        gone = asyncio.ensure_future(self._until_gone())
         try:
-            await self._send(head)
-            outlet.begin(stream.opening())
-            gone.add_done_callback(outlet.client_gone)
-            await outlet.ended
+            if not gone.done():
+                await self._send(head)
+                outlet.begin(stream.opening())
+                gone.add_done_callback(outlet.client_gone)
+                await self._until_ended(outlet)
+        except OSError as error:  # as servers may raise when the client has gone
+            logger.debug("stream could not be begun: %r", error)
         finally:
             outlet.close()
-            gone.cancel()
 
-    async def _until_gone(self) -> None:
-        while not self._gone:
-            await self.receive()
+    async def _until_ended(self, outlet: Outlet) -> None:
+        try:
+            await outlet.ended
+        except asyncio.CancelledError:
+            outlet.part()
+            raise
 
     async def _refuse(self, stream: Stream) -> None:
         response = refuse(Refusal(status=503, detail=UNREACHABLE, topics=stream.names))

@@ -120,8 +120,8 @@ class Log(RuleBasedStateMachine):
     def heartbeat(self, which):
         if self.clients:
             client = self.clients[which % len(self.clients)]
-            client.subscription.beat(float("inf"))
-            self._receive(client, client.subscription.take_heartbeat())
+            client.subscription.beat(float("inf"), 0.0)
+            self._receive(client, client.subscription.take())
 
     @rule(which=some)
     def cut_and_resume(self, which):

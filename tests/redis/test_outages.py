@@ -61,7 +61,7 @@ def test_streams_stay_open_and_miss_nothing(tmp_path):
         server.kill()
         wait_until(lambda: thread.hub.feed.down, "the hub to notice")
         for _ in range(2):
-            wait_until(quiet.take_heartbeat, "a heartbeat")
+            wait_until(quiet.take, "a heartbeat")
         with pytest.raises(BackendUnavailable), bus.subscribe("a"):
             pass  # pragma: no cover - because it does not come to this
         server.start()
