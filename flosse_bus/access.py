@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-from asgiref.sync import async_to_sync, sync_to_async
-from django.contrib.auth import get_user
+from asgiref.sync import async_to_sync
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
-from django.utils.functional import SimpleLazyObject
 
 from .conf import BusConfig
 from .permissions import BaseSSEPermission
+from .remembered import Remembered, again, remember
 from .topics import authorisers, covered
 
 logger = logging.getLogger("flosse_bus")
@@ -42,9 +40,20 @@ class Access:
     ``trusted`` topics are the view's own: where it has permission classes, those alone decide.
     """
 
+    __slots__ = (
+        "_checked",
+        "_config",
+        "_due",
+        "_kept",
+        "_names",
+        "_permission_classes",
+        "_recheck_every",
+        "_trusted",
+        "always",
+    )
+
     def __init__(
         self,
-        request: HttpRequest,
         config: BusConfig,
         names: tuple[str, ...],
         *,
@@ -52,7 +61,7 @@ class Access:
         trusted: bool = False,
         recheck_every: float,
     ) -> None:
-        self.request = request
+        self._kept: HttpRequest | Remembered | None = None
         self._config = config
         self._names = names
         self._permission_classes = permission_classes
@@ -76,15 +85,18 @@ class Access:
         """May nothing be sent before having asked again?"""
         return not self.always and time.monotonic() - self._checked >= self._recheck_every
 
-    def check(self) -> Refusal | None:
+    def check(self, request: HttpRequest) -> Refusal | None:
         """Ask. Sync code: it may use the ORM."""
-        return self._check(self.request)
+        refusal = self._check(request)
+        if refusal is None and not self.always:
+            self._kept = remember(request)
+        return refusal
 
     def recheck(self) -> Refusal | None:
         """Ask again, for the session and user as they are now."""
         self._checked = time.monotonic()
         self._due = self._checked + self._recheck_every * random.uniform(0.75, 0.95)
-        return self._check(_renewed(self.request))
+        return None if self._kept is None else self._check(again(self._kept))
 
     def _check(self, request: HttpRequest) -> Refusal | None:
         for permission_class in self._permission_classes:
@@ -155,24 +167,3 @@ def _ask(
 
 async def _wait_for(answer: Awaitable[Any]) -> Any:
     return await answer
-
-
-def _renewed(request: HttpRequest) -> HttpRequest:
-    """Return the request as it would be if it came now: session and user read again."""
-    session = getattr(request, "session", None)
-    if session is None or session.session_key is None:
-        return request
-    again = copy.copy(request)
-    again.session = type(session)(session.session_key)
-    user = getattr(request, "user", None)
-    # Only where the user came by this session, and not by a token or the like.
-    if user is not None and session.get("_auth_user_id") == str(user.pk):
-        renewed = SimpleLazyObject(lambda: get_user(again))
-        again.user = cast(Any, renewed)
-
-        async def auser() -> Any:
-            await sync_to_async(bool)(renewed)
-            return renewed
-
-        again.auser = auser
-    return again

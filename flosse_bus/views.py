@@ -116,14 +116,13 @@ class SubscribeView(View):
         self, request: HttpRequest, bus: Bus, names: tuple[str, ...], place: Place
     ) -> HttpResponseBase:
         access = Access(
-            request,
             bus.config,
             names,
             permission_classes=self.permission_classes,
             trusted=self.topics is not None,
             recheck_every=self.recheck_every,
         )
-        refusal = access.check()
+        refusal = access.check(request)
         if refusal is not None:
             return refuse(refusal)
         try:
@@ -132,6 +131,7 @@ class SubscribeView(View):
             return refuse(Refusal(status=503, detail=UNREACHABLE, topics=names))
         if request.method == "HEAD":
             return HttpResponse(content_type=CONTENT_TYPE)
+        is_async = isinstance(request, ASGIRequest)
         stream = Stream(
             bus=bus,
             names=names,
@@ -139,8 +139,9 @@ class SubscribeView(View):
             envelope=request.GET.get("envelope") == "1",
             place=place,
             access=access,
+            environ={} if is_async else request.META,
         )
-        return EventStreamResponse(stream, is_async=isinstance(request, ASGIRequest))
+        return EventStreamResponse(stream, is_async=is_async)
 
     def _named(self) -> tuple[str, ...]:
         return tuple(self.request.GET.getlist("topic"))

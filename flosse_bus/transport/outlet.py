@@ -46,9 +46,9 @@ class Outlet:
     __slots__ = (
         "__weakref__",
         "_blocked_since",
-        "_connection",
         "_context",
         "_done",
+        "_drop",
         "_envelope",
         "_fanout",
         "_guarded",
@@ -57,7 +57,6 @@ class Outlet:
         "_owner",
         "_prefix",
         "_queued",
-        "_ready",
         "_send",
         "_stream",
         "_task",
@@ -66,16 +65,24 @@ class Outlet:
         "subscription",
     )
 
-    def __init__(self, stream: Stream, hub: Hub, send: Send, connection: Connection | None) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        hub: Hub,
+        send: Send,
+        context: contextvars.Context,
+        connection: Connection | None,
+    ) -> None:
         self._stream = stream
         self._hub = hub
         self._send = send
-        self._connection = connection
+        self._drop = None if connection is None else connection.drop
+        if connection is not None and connection.socket is not None:
+            limit_unacknowledged(connection.socket, stream.bus.config.send_timeout)
         self._fanout = FanOut.here()
-        self._ready = self._fanout.queue
         self._loop = asyncio.get_running_loop()
         # Whatever is wrapped around the server's send sees the context and task of the request.
-        self._context = contextvars.copy_context()
+        self._context = context
         self._owner = asyncio.current_task()
         self._guarded = not stream.access.always
         self._envelope = stream.envelope
@@ -104,8 +111,6 @@ class Outlet:
         """Send ``prefix`` with what comes first, and from now on whatever comes."""
         self._prefix = prefix
         self._transport = find_transport(self._send)
-        if self._connection is not None and self._connection.socket is not None:
-            limit_unacknowledged(self._connection.socket, self._stream.bus.config.send_timeout)
         if self._guarded:
             self._fanout.guarded.add(self)
             self._fanout.watch()
@@ -128,7 +133,7 @@ class Outlet:
         """There is something to send."""
         if not self._queued:
             self._queued = True
-            self._ready(self)
+            self._fanout.queue(self)
 
     def pump(self) -> None:
         """Send what is pending, as far as that goes without waiting."""
@@ -284,10 +289,10 @@ class Outlet:
             return
         self._unblock()
         self._hub.give_up(self.subscription, "send timeout")
-        if self._connection is None or self._connection.drop is None:
+        if self._drop is None:
             self._over()
             return
-        self._connection.drop()
+        self._drop()
         # The server says that the client has gone, which it would not if we had gone before.
         self._loop.call_later(FAREWELL, self._over)
 

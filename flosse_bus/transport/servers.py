@@ -33,7 +33,9 @@ def find_connection(send: Send, *, shared: bool) -> Connection | None:
     """
     owner = _owner(send)
     for _ in range(_HOPS):
-        transport: Any = getattr(getattr(owner, "writer", None) or owner, "transport", None)
+        transport: Any = getattr(owner, "transport", None)
+        if transport is None:
+            transport = getattr(getattr(owner, "writer", None), "transport", None)
         if callable(getattr(transport, "abort", None)):
             return Connection(
                 transport.get_extra_info("socket"), None if shared else transport.abort

@@ -67,7 +67,7 @@ def frames(stream: Stream) -> Iterator[bytes]:
             yield stream.opening() + stream.error(_DOWN)
             return
         stream.begin(reader)
-        environ = stream.access.request.META
+        environ = stream.environ
         with closing(Peer(thread, reader, environ, config.send_timeout)) as peer:
             opening = stream.opening()
             while items := reader.read():

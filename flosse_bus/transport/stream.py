@@ -6,9 +6,9 @@ import json
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import django
 
@@ -45,6 +45,8 @@ class Stream:
     envelope: bool
     place: Place
     access: Access
+    #: Under WSGI only.
+    environ: Mapping[str, Any]
     #: Under ASGI only.
     lifetime: float | None = LIFETIME
     _started: float = field(default_factory=time.monotonic)

@@ -8,6 +8,7 @@ head goes out and the stream begins.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -32,11 +33,13 @@ _KEPT = (b"set-cookie", b"vary", b"access-control-")
 class Exchange:
     """Stands between the server and Django: it is Django's ``send``."""
 
-    __slots__ = ("_asked", "_gone", "_head", "_receive", "_send", "_shared", "_stream")
+    __slots__ = ("_asked", "_context", "_gone", "_head", "_receive", "_send", "_shared", "_stream")
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
+        # That of whatever is around the application; what Django adds is over with its request.
+        self._context = contextvars.copy_context()
         self._shared = not scope.get("http_version", "1.1").startswith("1")
         #: Is the client's whole request here?
         self._asked = False
@@ -66,7 +69,8 @@ class Exchange:
 
     def _until_gone(self) -> asyncio.Future[None]:
         if self._gone is None:
-            self._gone = asyncio.ensure_future(self._wait_until_gone())
+            loop = asyncio.get_running_loop()
+            self._gone = self._context.run(loop.create_task, self._wait_until_gone())
         return self._gone
 
     async def _wait_until_gone(self) -> None:
@@ -100,8 +104,13 @@ class Exchange:
             return
         shutdown.install()
         shutdown.follow(self._send)
-        connection = find_connection(self._send, shared=self._shared)
-        outlet = Outlet(stream, stream.bus.hubs.here(), self._send, connection)
+        outlet = Outlet(
+            stream,
+            stream.bus.hubs.here(),
+            self._send,
+            self._context,
+            find_connection(self._send, shared=self._shared),
+        )
         try:
             await outlet.open()
         except BackendUnavailable:
@@ -113,20 +122,17 @@ class Exchange:
         try:
             if not gone.done():
                 await self._send(head)
+                del head  # the stream may last for days
                 outlet.begin(stream.opening())
                 gone.add_done_callback(outlet.client_gone)
-                await self._until_ended(outlet)
+                await outlet.ended
+        except asyncio.CancelledError:
+            outlet.part()
+            raise
         except OSError as error:  # as servers may raise when the client has gone
             logger.debug("stream could not be begun: %r", error)
         finally:
             outlet.close()
-
-    async def _until_ended(self, outlet: Outlet) -> None:
-        try:
-            await outlet.ended
-        except asyncio.CancelledError:
-            outlet.part()
-            raise
 
     async def _refuse(self, stream: Stream) -> None:
         response = refuse(Refusal(status=503, detail=UNREACHABLE, topics=stream.names))
