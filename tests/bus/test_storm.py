@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,10 +122,9 @@ def test_the_pulse_is_taken_once_for_all_who_wait(monkeypatch):
 
     def monotonic():
         came.append(1)
-        return clock()
+        return time.monotonic()
 
-    clock = time.monotonic
-    monkeypatch.setattr("flosse_bus.pulse.time.monotonic", monotonic)
+    monkeypatch.setattr("flosse_bus.pulse.time", SimpleNamespace(monotonic=monotonic))
     backend = Slow()
     pulse = Pulse(backend)
     backend.let.clear()
@@ -150,7 +150,7 @@ def test_the_pulse_is_taken_once_for_all_who_wait(monkeypatch):
 
 def test_a_good_pulse_lasts_a_moment_and_a_bad_one_not_at_all(monkeypatch):
     now = 100.0
-    monkeypatch.setattr("flosse_bus.pulse.time.monotonic", lambda: now)
+    monkeypatch.setattr("flosse_bus.pulse.time", SimpleNamespace(monotonic=lambda: now))
     backend = Slow()
     pulse = Pulse(backend)
     pulse.check()
