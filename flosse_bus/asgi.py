@@ -34,7 +34,8 @@ class BusASGIHandler(ASGIHandler):
             return
         exchange = Exchange(scope, receive, send)
         try:
-            await super().__call__(scope, exchange.receive, cast(Any, exchange))
+            async with exchange.turn:
+                await super().__call__(scope, exchange.receive, cast(Any, exchange))
             await exchange.stream()
         finally:
             exchange.close()
@@ -43,6 +44,8 @@ class BusASGIHandler(ASGIHandler):
         """Keep a stream back until the request is over."""
         stream = response.hand_over() if isinstance(response, EventStreamResponse) else None
         if stream is None or not isinstance(send, Exchange):
+            if isinstance(send, Exchange):
+                send.turn.leave()
             await super().send_response(response, send)
             return
         send.take(stream, response)

@@ -67,8 +67,7 @@ def frames(stream: Stream) -> Iterator[bytes]:
             yield stream.opening() + stream.error(_DOWN)
             return
         stream.begin(reader)
-        environ = stream.environ
-        with closing(Peer(thread, reader, environ, config.send_timeout)) as peer:
+        with closing(Peer(thread, reader, stream.environ, config.send_timeout)) as peer:
             opening = stream.opening()
             while items := reader.read():
                 if stream.access.overdue:

@@ -21,6 +21,7 @@ from . import shutdown
 from .outlet import Outlet
 from .servers import Send, find_connection
 from .stream import Stream, logger
+from .turns import Turn
 
 Message = MutableMapping[str, Any]
 Headers = list[tuple[bytes, bytes]]
@@ -33,7 +34,17 @@ _KEPT = (b"set-cookie", b"vary", b"access-control-")
 class Exchange:
     """Stands between the server and Django: it is Django's ``send``."""
 
-    __slots__ = ("_asked", "_context", "_gone", "_head", "_receive", "_send", "_shared", "_stream")
+    __slots__ = (
+        "_asked",
+        "_context",
+        "_gone",
+        "_head",
+        "_receive",
+        "_send",
+        "_shared",
+        "_stream",
+        "turn",
+    )
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         self._receive = receive
@@ -41,6 +52,7 @@ class Exchange:
         # That of whatever is around the application; what Django adds is over with its request.
         self._context = contextvars.copy_context()
         self._shared = not scope.get("http_version", "1.1").startswith("1")
+        self.turn = Turn(scope)
         #: Is the client's whole request here?
         self._asked = False
         self._gone: asyncio.Future[None] | None = None
