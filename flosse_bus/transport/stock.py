@@ -5,10 +5,12 @@ Both read the same way; only the waiting differs.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 
 from asgiref.sync import sync_to_async
+from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 
 from ..access import Refusal
@@ -35,14 +37,17 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
             yield stream.opening() + stream.error(_DOWN)
             return
         stream.begin(reader)
+        patience = Patience(reader, stream.bus.config.send_timeout)
         opening = stream.opening()
         while items := await reader.read():
             if stream.access.overdue:
                 refusal = await sync_to_async(recheck)(stream)
                 if refusal is not None:
-                    yield stream.error(refusal)
+                    with patience:
+                        yield stream.error(refusal)
                     return
-            yield opening + stream.encode(items)
+            with patience:
+                yield opening + stream.encode(items)
             opening = b""
             if stream.over:
                 return
@@ -50,6 +55,35 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
             yield opening
     finally:
         stream.close()
+
+
+class Patience:
+    """A context for each ``yield`` to Django's ASGI handler: a client that takes nothing for so
+    many seconds is given up, as if the server had said that it has gone.
+    """
+
+    #: Django's own task for a response (5.0 and later). Any other is not ours to cancel.
+    _TASK = f"{ASGIHandler.handle.__qualname__}.<locals>.process_request"
+
+    def __init__(self, reader: AsyncReader, seconds: float) -> None:
+        self._reader = reader
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is not None and getattr(task.get_coro(), "__qualname__", None) == self._TASK:
+            self._timer = self._loop.call_later(self._seconds, self._lose, task)
+
+    def __exit__(self, *exc: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _lose(self, task: asyncio.Task[object]) -> None:
+        self._reader.give_up("send timeout")
+        task.cancel()
 
 
 def frames(stream: Stream) -> Iterator[bytes]:

@@ -1,0 +1,87 @@
+"""Under Django's own ASGI handler: a client that takes nothing does not keep its stream."""
+
+from __future__ import annotations
+
+import asyncio
+
+import django
+import pytest
+from django.core.asgi import get_asgi_application
+
+from flosse_bus import buses
+
+pytestmark = pytest.mark.skipif(
+    django.VERSION < (5, 0), reason="Django 4.2 sends in a task that is the server's"
+)
+
+SCOPE = {
+    "type": "http",
+    "http_version": "1.1",
+    "method": "GET",
+    "path": "/events/",
+    "query_string": b"topic=news",
+    "headers": [(b"host", b"testserver")],
+}
+
+
+class Client:
+    """Takes the head and the first piece of the body, and then nothing more."""
+
+    def __init__(self):
+        self.asked = False
+        self.stuck = asyncio.Event()
+        self.taken = []
+
+    async def receive(self):
+        if self.asked:
+            await asyncio.Event().wait()
+        self.asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(self, message):
+        if len(self.taken) == 2:
+            self.stuck.set()
+            await asyncio.Event().wait()
+        self.taken.append(message)
+
+
+def test_a_client_that_takes_nothing_is_given_up_after_send_timeout(run, configure, caplog):
+    configure(SEND_TIMEOUT=0.2, PUBLIC_TOPICS=["news"])
+
+    async def main():
+        client = Client()
+        application = asyncio.ensure_future(
+            get_asgi_application()(SCOPE, client.receive, client.send)
+        )
+        bus = buses["default"]
+        while not bus.hubs.streams or len(client.taken) < 2:
+            await asyncio.sleep(0.001)
+        await bus.apublish("news", 1, using=None)
+        await client.stuck.wait()
+        await application
+        assert (bus.hubs.streams, len(bus.streams)) == (0, 0)
+        assert bus.hubs.counters["timeouts"] == 1
+        assert "send timeout" in caplog.text
+
+    run(main())
+
+
+def test_only_djangos_own_task_is_given_up(run, configure):
+    """Whoever iterates a stream, as tests do, may take as long as they like between two events."""
+    configure(SEND_TIMEOUT=0.01, PUBLIC_TOPICS=["news"])
+
+    async def main():
+        from django.test import AsyncClient
+
+        response = await AsyncClient().get("/events/", {"topic": "news"})
+        chunks = aiter(response.streaming_content)
+        await anext(chunks)
+        bus = buses["default"]
+        for number in range(3):
+            await bus.apublish("news", number, using=None)
+            assert b"data: %d" % number in await anext(chunks)
+            await asyncio.sleep(0.05)
+        assert bus.hubs.counters["timeouts"] == 0
+        await chunks.aclose()
+
+    run(main())
