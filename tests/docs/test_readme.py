@@ -29,6 +29,13 @@ def test_the_quick_start(tmp_path):
     for name, block in FILES:
         with (project / name).open("a") as file:
             file.write(block)
+    [(new, old)] = re.findall(
+        r"^(from flosse_bus\.asgi import \w+)  # was: (.*)$", README, re.MULTILINE
+    )
+    asgi = project / "mysite" / "asgi.py"
+    before = asgi.read_text()
+    assert f"{old} import get_asgi_application" in before
+    asgi.write_text(before.replace(f"{old} import get_asgi_application", new))
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "mysite.asgi:application", f"--port={port}"]
     env = {"DJANGO_SETTINGS_MODULE": "mysite.settings", "PYTHONPATH": f"{project}:{ROOT}"}
