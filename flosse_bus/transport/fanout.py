@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..subscription import Item
+from .loops import PerLoop
 from .shortcut import chunk
 
 if TYPE_CHECKING:
@@ -26,13 +26,12 @@ STRIDE = 64
 #: Seconds between looks at streams that block and at permissions that must be asked again.
 WATCH = 1.0
 
-_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, FanOut] = weakref.WeakKeyDictionary()
-
 
 class FanOut:
-    """One for each event loop: see :meth:`here`. Everything happens in that loop."""
+    """One for each event loop: :data:`fanouts`. Everything happens in that loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
         self._call_soon = loop.call_soon
         self._call_later = loop.call_later
         self._ready: deque[Outlet] = deque()
@@ -48,15 +47,6 @@ class FanOut:
         #: Streams whose permission is asked again from time to time.
         self.guarded: set[Outlet] = set()
 
-    @classmethod
-    def here(cls) -> FanOut:
-        """Return that of the running loop."""
-        loop = asyncio.get_running_loop()
-        fanout = _by_loop.get(loop)
-        if fanout is None:
-            fanout = _by_loop[loop] = cls(loop)
-        return fanout
-
     def queue(self, outlet: Outlet) -> None:
         """Give a stream a turn. It is not queued already."""
         self._ready.append(outlet)
@@ -68,17 +58,19 @@ class FanOut:
         ready = self._ready
         turns = len(ready)  # whoever is queued meanwhile waits for the next sweep
         end = time.monotonic() + SLICE
-        while turns:
-            stride = min(turns, STRIDE)
-            turns -= stride
-            for _ in range(stride):
-                ready.popleft().pump()
-            if time.monotonic() > end:
-                break
-        if ready:
-            self._call_soon(self._sweep)
-        else:
-            self._sweeping = False
+        try:
+            while turns:
+                stride = min(turns, STRIDE)
+                turns -= stride
+                for _ in range(stride):
+                    ready.popleft().pump()
+                if time.monotonic() > end:
+                    break
+        finally:  # whatever goes wrong with one stream, the others have their turn
+            if ready:
+                self._call_soon(self._sweep)
+            else:
+                self._sweeping = False
 
     def has_time(self) -> bool:
         """May another stream be written to at once, or is it time for other work of the loop?"""
@@ -124,10 +116,15 @@ class FanOut:
 
     def _look(self) -> None:
         now = time.monotonic()
-        for outlet in [*self.blocked]:
-            outlet.check_progress(now)
-        for outlet in [*self.guarded]:
-            outlet.check_access()
-        self._watching = bool(self.blocked or self.guarded)
-        if self._watching:
-            self._call_later(WATCH, self._look)
+        try:
+            for outlet in [*self.blocked]:
+                outlet.check_progress(now)
+            for outlet in [*self.guarded]:
+                outlet.check_access()
+        finally:
+            self._watching = bool(self.blocked or self.guarded)
+            if self._watching:
+                self._call_later(WATCH, self._look)
+
+
+fanouts = PerLoop(FanOut)

@@ -21,7 +21,7 @@ from asgiref.sync import sync_to_async
 from ..hub import Hub
 from ..message import Message
 from ..subscription import Item, Subscription
-from .fanout import FanOut
+from .fanout import fanouts
 from .peer import limit_unacknowledged
 from .servers import Connection, Send
 from .shortcut import find_transport
@@ -79,7 +79,7 @@ class Outlet:
         self._drop = None if connection is None else connection.drop
         if connection is not None and connection.socket is not None:
             limit_unacknowledged(connection.socket, stream.bus.config.send_timeout)
-        self._fanout = FanOut.here()
+        self._fanout = fanouts.here()
         self._loop = asyncio.get_running_loop()
         # Whatever is wrapped around the server's send sees the context and task of the request.
         self._context = context
@@ -176,7 +176,12 @@ class Outlet:
         data = self._fanout.chunk(items, envelope=self._envelope)
         if len(data) > PIECE or transport.is_closing():
             return False
-        transport.write(data)
+        try:
+            transport.write(data)
+        except Exception as error:  # noqa: BLE001  # because it must not come between other streams
+            logger.debug("stream could not be written to at once: %r", error)
+            self._transport = None
+            return False
         return True
 
     def _encode(self, items: Sequence[Item]) -> bytes:
@@ -200,6 +205,9 @@ class Outlet:
             message = {"type": "http.response.body", "body": data, "more_body": True}
             step = iter(self._send(message).__await__())
             waits_for = self._context.run(next, step, _DONE)
+        except asyncio.CancelledError as error:  # of a future that it has waited for before
+            self._fail(error)
+            return None
         except Exception as error:  # noqa: BLE001  # because servers have errors of their own
             self._fail(error)
             return None
@@ -296,7 +304,7 @@ class Outlet:
         # The server says that the client has gone, which it would not if we had gone before.
         self._loop.call_later(FAREWELL, self._over)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         # The client has gone, which servers tell in ways of their own.
         logger.debug("stream could not be written: %r", error)
         self._over()

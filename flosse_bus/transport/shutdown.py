@@ -1,8 +1,8 @@
 """End streams when the server is told to stop.
 
-A server waits for open responses before it exits, and a stream never ends by itself. So on SIGTERM
-and SIGINT the streams of this process are ended, and then whoever handled the signal before does
-as it would have.
+A server waits for open responses before it exits, and a stream never ends by itself. So on SIGTERM,
+SIGINT and SIGQUIT the streams of this process are ended, and then whoever handled the signal before
+does as it would have.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from types import FrameType
 from ..bus import buses
 from .servers import Send, find_stopping
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: SIGQUIT is what gunicorn sends its workers on Ctrl-C, and what Windows has not.
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGQUIT") if hasattr(signal, name)
+]
 #: Seconds for which a server that would not wait for streams to end is held up, and between looks.
 PATIENCE, PAUSE = 0.5, 0.02
 #: Not from Python, ignored, and Ctrl-C as it is by itself: some servers (daphne) and asyncio put

@@ -36,6 +36,7 @@ class Exchange:
 
     __slots__ = (
         "_asked",
+        "_closed",
         "_context",
         "_gone",
         "_head",
@@ -56,6 +57,7 @@ class Exchange:
         #: Is the client's whole request here?
         self._asked = False
         self._gone: asyncio.Future[None] | None = None
+        self._closed = False
         self._stream: Stream | None = None
         self._head: Message = {}
 
@@ -91,6 +93,8 @@ class Exchange:
 
     def take(self, stream: Stream, response: HttpResponseBase) -> None:
         """Send this stream, under the head of this response, when Django has finished."""
+        if self._closed:  # Django goes on with a request after its task has been cancelled
+            stream.close()
         self._stream = stream
         self._head = {
             "type": "http.response.start",
@@ -100,6 +104,7 @@ class Exchange:
 
     def close(self) -> None:
         """Whatever became of it, nothing is left behind."""
+        self._closed = True
         gone = self._gone
         if gone is not None and not gone.cancel() and not gone.cancelled():
             gone.exception()  # a server's own, of which there is nothing to say
@@ -111,6 +116,9 @@ class Exchange:
         stream = self._stream
         if stream is None:
             return
+        # Django may swallow it while it waits for tasks of its own. Python 3.10 does not tell.
+        if getattr(asyncio.current_task(), "cancelling", int)():
+            raise asyncio.CancelledError
         gone = self._until_gone()
         if gone.done():
             return

@@ -8,17 +8,16 @@ have to wait with them.
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from .loops import PerLoop
+
 #: Requests for streams on which Django works at once, in each event loop.
 AT_ONCE = 10
 
-_by_loop: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
-    weakref.WeakKeyDictionary()
-)
+_turns = PerLoop(lambda: asyncio.Semaphore(AT_ONCE))
 
 
 class Turn:
@@ -33,7 +32,7 @@ class Turn:
     async def __aenter__(self) -> None:
         if not self._needed:
             return
-        turns = _by_loop.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE))
+        turns = _turns.here()
         await turns.acquire()
         self._turns = turns
 
