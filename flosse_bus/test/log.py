@@ -86,7 +86,7 @@ class LogContract(ContractBase):
         assert snapshot.tail == other.cursor
 
     def test_events_expire_and_are_accounted_for(self) -> None:
-        with self.backend(history_ttl=0.2) as backend:
+        with self.backend(history_ttl=0.5) as backend:
             record = backend.publish(item("a"))
             assert backend.read(["a"]).topics["a"].records == (record,)
             wait_until(lambda: not _kept(backend, "a"))

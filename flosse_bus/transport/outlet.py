@@ -30,6 +30,8 @@ from .stream import Stream, logger
 
 #: Bytes of one ASGI message at most, so that a big event waits for its client piece by piece.
 PIECE = 65_536
+#: Bytes that may wait in the server's transport, which then refers to what all streams share.
+SHARED = 4 * PIECE
 #: Seconds that a client which takes nothing is given while the server stops.
 FAREWELL = 0.25
 
@@ -174,7 +176,7 @@ class Outlet:
         if transport is None or self._prefix or transport.get_write_buffer_size():
             return False
         data = self._fanout.chunk(items, envelope=self._envelope)
-        if len(data) > PIECE or transport.is_closing():
+        if len(data) > SHARED or transport.is_closing():
             return False
         try:
             transport.write(data)
