@@ -200,8 +200,9 @@ class Python(Server):
         # Those of streams whose client has gone are free only at the next event or heartbeat.
         threads = f"--threads={self.most + 420}"
         arguments: dict[str, list[str]] = {
-            "uvicorn": ["uvicorn", application, f"--port={self.port}", "--interface=asgi3", "--loop=uvloop",
-                        "--http=httptools", "--no-access-log", "--log-level=warning"],
+            "uvicorn": ["uvicorn", application, f"--port={self.port}", "--interface=asgi3",
+                        "--loop=uvloop", "--http=httptools", "--no-access-log",
+                        "--log-level=warning"],
             "daphne": ["daphne", "-b", "127.0.0.1", "-p", str(self.port), "-v", "0", application],
             "gthread": ["gunicorn", application, at, "--worker-class=gthread", "--workers=1",
                         threads, f"--worker-connections={self.most + 500}", "--log-level=warning"],
