@@ -6,8 +6,10 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 BUS ?= memory
 BIN := .venv/bin
-# Extra arguments for pytest: make test ARGS="tests/unit -x"
+# Extra arguments for pytest: make test ARGS="tests/unit -x". With any it runs in one process,
+# else in as many as WORKERS says, a file of tests in each.
 ARGS ?=
+WORKERS ?= 2
 
 .PHONY: demo test torture bench lint docs clean
 
@@ -21,7 +23,8 @@ demo:
 test:
 	@sh tools/venv.sh test
 	@rm -f .coverage .coverage.*
-	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(BIN)/python -m coverage run -m pytest \
+		$(or $(ARGS),--numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder)
 	@$(BIN)/python -m coverage combine -q
 	@$(if $(ARGS),true,$(BIN)/python -m coverage report)
 
@@ -30,11 +33,14 @@ torture:
 	@sh tools/venv.sh test
 	FLOSSE_TORTURE=1 $(BIN)/python -m pytest tests/bus/test_model.py tests/bus/test_stress.py tests/torture --timeout=3600 $(ARGS)
 
-# What Redis and PostgreSQL cost, as ratios in one run.
+# What brokers and streams cost, as ratios in one run: about half an hour on an idle machine.
+# benchmarks/report.py --write puts the latter into docs/.
 bench:
 	@sh tools/venv.sh test
 	@$(BIN)/python benchmarks/brokers.py redis
 	@$(BIN)/python benchmarks/brokers.py postgres
+	@$(BIN)/python benchmarks/streams.py all
+	@$(BIN)/python benchmarks/report.py --plot
 
 lint:
 	@sh tools/venv.sh lint
@@ -49,4 +55,4 @@ docs:
 	@echo "docs/_build/html/index.html"
 
 clean:
-	rm -rf .venv .tox .demo docs/_build dist .coverage .coverage.* .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .bench .tox .demo docs/_build dist .coverage .coverage.* .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

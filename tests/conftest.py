@@ -26,6 +26,13 @@ def missing(what: str) -> None:
     pytest.skip(what)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Real servers first, for workers of pytest-xdist: what is left in the end is short."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("server") is None)
+
+
 def _each(found):
     """Return parameters for a fixture: all that was found in CI, else the first, else ``None``."""
     everything = bool(os.environ.get("CI") or os.environ.get("FLOSSE_ALL_SERVERS"))

@@ -12,10 +12,12 @@ import functools
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -27,16 +29,23 @@ def free_port(*, also=0):
     """Return a port on which nothing listens, nor on the one ``also`` above it.
 
     It is below those that outgoing connections get: none of them can take it while a server
-    restarts, nor connect to itself.
+    restarts, nor connect to itself. Nor does another call return it, here or in another process,
+    as long as this one lives: the UDP port of the same number is held as a sign that it is taken.
     """
     for _ in range(1000):
         port = random.SystemRandom().randrange(20000, 22700 if also else 32000)
-        with contextlib.suppress(OSError), socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", port))
-            if also:
-                other.bind(("127.0.0.1", port + also))
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for each in {port, port + also}:
+                sign = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+                sign.bind(("127.0.0.1", each))
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", each))
+            _taken.append(stack.pop_all())
             return port
     raise AssertionError("no free port")
+
+
+_taken = []
 
 
 def wait_until(condition, what, deadline=DEADLINE):
@@ -194,15 +203,49 @@ def watchdog():
     return watchdog
 
 
+def make_database(env):
+    """Make the example project's tables and what the demo begins with."""
+    for command in (["migrate", "--verbosity=0"], ["seed"]):
+        subprocess.run(
+            [sys.executable, str(ROOT / "testproject" / "manage.py"), *command],
+            env={**os.environ, **env}, check=True, timeout=60, capture_output=True,
+        )  # fmt: skip
+
+
+@functools.cache
+def sqlite_database():
+    """Return the path of one to copy: making it takes longer than a server takes to start."""
+    directory = tempfile.mkdtemp(prefix="flosse-")
+    watchdog().remove(directory)
+    path = str(Path(directory) / "db.sqlite3")
+    make_database({"DJANGO_SETTINGS_MODULE": "testproject.settings", "TESTPROJECT_DB": path})
+    return path
+
+
+ASGI, WSGI = "testproject.asgi:application", "testproject.wsgi:application"
+UVICORN = ["-m", "uvicorn", ASGI, "--port={port}"]
+GUNICORN = ["-m", "gunicorn", "--bind=127.0.0.1:{port}", "--workers=1"]
+
+
 class Project(Process):
     """The example project under a real server, with a database of its own."""
 
     COMMANDS = {
-        "uvicorn": ["-m", "uvicorn", "testproject.asgi:application", "--port={port}"],
-        "gthread": [
-            "-m", "gunicorn", "testproject.wsgi:application", "--bind=127.0.0.1:{port}",
-            "--worker-class=gthread", "--threads=60", "--workers=1",
+        "uvicorn": [*UVICORN, "--loop=uvloop", "--http=httptools"],
+        "uvicorn-h11": [*UVICORN, "--loop=asyncio", "--http=h11"],
+        "uvicorn-worker": [*GUNICORN, ASGI, "--worker-class=uvicorn_worker.UvicornWorker"],
+        "asgi-worker": [*GUNICORN, ASGI, "--worker-class=asgi"],
+        "daphne": ["-m", "daphne", "--port={port}", ASGI],
+        "hypercorn": ["-m", "hypercorn", "--bind=127.0.0.1:{port}", ASGI],
+        "granian": ["-m", "granian", "--interface=asgi", "--port={port}", ASGI],
+        "gthread": [*GUNICORN, WSGI, "--worker-class=gthread", "--threads=60"],
+        "gevent": [*GUNICORN, WSGI, "--worker-class=gevent"],
+        "uwsgi": [
+            "-c", "import pyuwsgi; pyuwsgi.run()", "--http-socket=127.0.0.1:{port}",
+            "--module=" + WSGI, "--master", "--lazy-apps", "--threads=60", "--die-on-term",
+            "--add-header=Connection: close",
         ],
+        "runserver": ["testproject/manage.py", "runserver", "{port}"],
     }  # fmt: skip
 
     def __init__(self, kind, directory, *, port=None, bus=None, env=None):
@@ -215,8 +258,10 @@ class Project(Process):
             "TESTPROJECT_BUS": json.dumps({"RETRY": 200, **(bus or {})}),
             **(env or {}),
         }
-        self.manage("migrate", "--verbosity=0")
-        self.manage("seed")
+        if "TESTPROJECT_POSTGRES" in self.env:
+            make_database(self.env)
+        elif not (directory / "db.sqlite3").exists():
+            shutil.copy(sqlite_database(), directory / "db.sqlite3")
         command = [part.format(port=self.port) for part in self.COMMANDS[kind]]
         super().__init__([sys.executable, *command], log=directory / "server.log", env=self.env)
         try:
@@ -224,9 +269,3 @@ class Project(Process):
         except BaseException:
             self.stop()
             raise
-
-    def manage(self, *args):
-        command = [sys.executable, str(ROOT / "testproject" / "manage.py"), *args]
-        subprocess.run(
-            command, env={**os.environ, **self.env}, check=True, timeout=60, capture_output=True
-        )

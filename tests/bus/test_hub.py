@@ -224,12 +224,12 @@ def test_an_exact_topic_knows_more_than_the_pattern_that_had_it(run):
     """The pattern has forgotten what is old; the topic's own history is exact."""
 
     async def main():
-        async with hub_of(history_ttl=0.05) as (hub, backend):
+        async with hub_of(history_ttl=0.3) as (hub, backend):
             pattern = await hub.open(["p.*"], after=None, signal=Flags())
             all_of(pattern)
             await publish(hub, backend, "p.1", "old")
             await publish(hub, backend, "p.2", "old")
-            await asyncio.sleep(0.06)
+            await asyncio.sleep(0.31)
             await hub.feed.sweep()  # p.1 and p.2 are dead; the pattern knows that something is lost
             await publish(hub, backend, "p.1", "new")
             epoch = backend.tail().epoch

@@ -47,12 +47,12 @@ def test_an_interruption_that_lost_events_is_a_reset(run):
 
 def test_a_quiet_topic_is_not_reset_by_an_interruption(run):
     async def main():
-        async with hub_of(history_size=2, history_ttl=0.01) as (hub, backend):
+        async with hub_of(history_size=2, history_ttl=0.2) as (hub, backend):
             subscription = await hub.open(["quiet", "q.*"], after=None, signal=Flags())
             all_of(subscription)
             for n in range(50):
                 backend.publish(item(f"busy.{n}", n))
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.005)
             last = backend.publish(item("busy", "last"))
             assert backend.read(["quiet"]).forgotten > 0
             await reached(hub, last.position)

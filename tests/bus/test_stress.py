@@ -60,7 +60,7 @@ class Client:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_lost_doubled_or_reordered(run, monkeypatch, seed):
-    monkeypatch.setattr("flosse_bus.feed.PATIENCE", 60.0)  # with so much to do, a loop takes a while
+    monkeypatch.setattr("flosse_bus.feed.PATIENCE", 60.0)  # no loop is quick beside all this
     sent = {}
     lock = threading.Lock()
     clients = [Client(f"{seed} {n}") for n in range(STREAMS)]

@@ -110,7 +110,7 @@ def test_a_smaller_history_size_applies_to_what_is_there(pg):
 
 
 def test_topics_of_which_all_has_expired_are_forgotten(pg):
-    with database.backend(pg, history_ttl=0.05) as backend:
+    with database.backend(pg, history_ttl=0.5) as backend:
         for n in range(50):
             backend.publish(item(f"dead.{n}"))
         while kept(backend, "**"):
