@@ -22,18 +22,14 @@ from ..hub import Hub
 from ..message import Message
 from ..subscription import Item, Subscription
 from .fanout import fanouts
-from .peer import limit_unacknowledged
+from .peer import FAREWELL, PIECE, limit_unacknowledged
 from .servers import Connection, Send
 from .shortcut import find_transport
 from .stock import recheck
 from .stream import Stream, logger
 
-#: Bytes of one ASGI message at most, so that a big event waits for its client piece by piece.
-PIECE = 65_536
 #: Bytes that may wait in the server's transport, which then refers to what all streams share.
 SHARED = 4 * PIECE
-#: Seconds that a client which takes nothing is given while the server stops.
-FAREWELL = 0.25
 
 _DONE = object()
 

@@ -37,13 +37,20 @@ def find_connection(send: Send, *, shared: bool) -> Connection | None:
         if transport is None:
             transport = getattr(getattr(owner, "writer", None), "transport", None)
         if callable(getattr(transport, "abort", None)):
-            return Connection(
+            return _connection(
                 transport.get_extra_info("socket"), None if shared else transport.abort
             )
-        if callable(getattr(transport, "getHandle", None)):
-            return Connection(transport.getHandle(), None if shared else transport.abortConnection)
+        if callable(getattr(transport, "abortConnection", None)):
+            plain = getattr(transport, "transport", transport)  # what is below TLS
+            peer = getattr(plain, "getHandle", lambda: None)()
+            return _connection(peer, None if shared else transport.abortConnection)
         owner = _owner(getattr(owner, "send", None))
     return None
+
+
+def _connection(peer: Any, drop: Callable[[], object] | None) -> Connection:
+    is_socket = hasattr(peer, "family") and hasattr(peer, "setsockopt")
+    return Connection(peer if is_socket else None, drop)
 
 
 def find_stopping(send: Send) -> Callable[[], Awaitable[Any]] | None:
