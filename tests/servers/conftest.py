@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 
 import httpx
 import pytest
 from httpx_sse import EventSource
 
+from flosse_bus import bus
 from tests.brokers import PostgresServer, RedisServer, postgres_bins, redis_binaries
 from tests.conftest import missing
+from tests.netns import Cable
 from tests.processes import Project
 
 
@@ -38,6 +42,30 @@ def serve(tmp_path):
             return stack.enter_context(Project(kind, tmp_path, **kwargs))
 
         yield serve
+
+
+@pytest.fixture
+def shared_bus(configure, redis_url):
+    """What a server's bus needs so that it carries what the test publishes."""
+    entry = {
+        "BACKEND": "flosse_bus.backends.redis.RedisBackend",
+        "LOCATION": redis_url,
+        "KEY_PREFIX": "servers",
+    }
+    configure(**entry)
+    bus.backend.flush()
+    return entry
+
+
+@pytest.fixture
+def cable():
+    """A cable to clients that are not on this host. The test is at its near end."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces are root's")
+    if shutil.which("ip") is None:
+        missing("no ip(8), which is in iproute2")
+    with Cable() as cable, cable.at_near():
+        yield cable
 
 
 @pytest.fixture

@@ -61,9 +61,9 @@ def test_changes_arrive_and_a_cut_stream_resumes(serve, http, follow, kind):
     assert json.loads(next(events).data)["fields"]["item"] == "House blend, 1 kg"
 
 
-@pytest.mark.parametrize("kind", SERVERS)
-def test_fifty_streams_end_cleanly_when_the_server_stops(serve, http, kind):
-    server = serve(kind, bus={"HEARTBEAT": 60})
+def test_fifty_streams_end_cleanly_when_the_server_stops(serve, http):
+    """Under ASGI: see test_asgi.py."""
+    server = serve("gthread", bus={"HEARTBEAT": 60})
     ends, opened = [], []
 
     def follow():
@@ -90,9 +90,8 @@ def test_fifty_streams_end_cleanly_when_the_server_stops(serve, http, kind):
     assert "Traceback" not in server.output()
 
 
-@pytest.mark.parametrize("kind", SERVERS)
-def test_clients_that_go_leave_nothing_behind(serve, http, follow, kind):
-    server = serve(kind, bus={"HEARTBEAT": 0.2})
+def test_clients_that_go_leave_nothing_behind(serve, http, follow):
+    server = serve("gthread", bus={"HEARTBEAT": 0.2})
     responses = [follow(f"{server.url}/events/", "orders")[1] for _ in range(5)]
     wait_until(lambda: streams(http, server.url) == 5, "5 streams to open")
     for response in responses:

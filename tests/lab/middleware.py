@@ -1,0 +1,60 @@
+"""Middleware as projects write it."""
+
+from __future__ import annotations
+
+from django.http import HttpResponseForbidden, HttpResponseRedirect
+from django.utils.decorators import async_only_middleware, sync_only_middleware
+
+
+@sync_only_middleware
+def from_sync(get_response):
+    def middleware(request):
+        response = get_response(request)
+        response["X-Sync"] = "yes"
+        response.set_cookie("sync", "1")
+        return response
+
+    return middleware
+
+
+@async_only_middleware
+def from_async(get_response):
+    async def middleware(request):
+        response = await get_response(request)
+        response["X-Async"] = "yes"
+        response.set_cookie("async", "1", path="/events/")
+        return response
+
+    return middleware
+
+
+@sync_only_middleware
+def replace(get_response):
+    """Answer something else than the view, once it has answered."""
+
+    def middleware(request):
+        response = get_response(request)
+        if "replace" not in request.GET:
+            return response
+        if request.GET["replace"] == "redirect":
+            return HttpResponseRedirect("/elsewhere/")
+        return HttpResponseForbidden("no")
+
+    return middleware
+
+
+@async_only_middleware
+def wrap(get_response):
+    """Touch what is streamed."""
+
+    async def middleware(request):
+        response = await get_response(request)
+
+        async def shout(parts):
+            async for part in parts:
+                yield part.upper()
+
+        response.streaming_content = shout(response.streaming_content)
+        return response
+
+    return middleware

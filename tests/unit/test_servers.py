@@ -1,0 +1,97 @@
+"""What is found behind a server's ``send``. With real servers: tests/servers/test_dead_readers.py."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from flosse_bus.transport.servers import find_connection, find_stopping
+
+
+class Object(SimpleNamespace):
+    """Something with attributes, whose method is a ``send``."""
+
+    async def method(self, message):
+        raise NotImplementedError
+
+
+def nested(self):
+    """Return a ``send`` as gunicorn makes it."""
+
+    async def send(message):
+        return self
+
+    return send
+
+
+@pytest.fixture
+def sock():
+    with socket.socket() as sock:
+        yield sock
+
+
+def asyncio_transport(sock):
+    return Object(abort=lambda: "dropped", get_extra_info={"socket": sock}.get)
+
+
+def twisted_transport(sock, *, tls=False):
+    tcp = Object(abortConnection=lambda: "dropped", getHandle=lambda: sock)
+    if not tls:
+        return tcp
+    return Object(
+        abortConnection=tcp.abortConnection, getHandle=lambda: "a TLS state", transport=tcp
+    )
+
+
+@pytest.mark.parametrize(
+    "server", ["uvicorn", "hypercorn", "gunicorn", "daphne", "daphne with TLS"]
+)
+def test_connections_are_found(server, sock):
+    if server == "uvicorn":
+        send = Object(transport=asyncio_transport(sock)).method
+    elif server == "hypercorn":
+        tcp = Object(writer=Object(transport=asyncio_transport(sock)))
+        send = Object(send=Object(send=tcp.method).method).method
+    elif server == "gunicorn":
+        send = nested(Object(transport=asyncio_transport(sock), writer=Object()))
+    else:
+        request = Object(transport=twisted_transport(sock, tls="TLS" in server))
+        send = functools.partial(Object().method, request)
+    connection = find_connection(send, shared=False)
+    assert connection.socket is sock
+    assert connection.drop() == "dropped"
+    # With HTTP/2 others may be on it.
+    assert find_connection(send, shared=True) == (sock, None)
+
+
+def test_what_shows_no_socket_can_still_be_dropped():
+    transport = Object(abortConnection=lambda: "dropped")
+    connection = find_connection(Object(transport=transport).method, shared=False)
+    assert (connection.socket, connection.drop()) == (None, "dropped")
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        Object().method,
+        Object(transport=None, writer=None, send=None).method,
+        Object(send=Object(send=Object(send=Object(transport=1).method).method).method).method,
+        functools.partial(print),
+        functools.partial(print, 1),
+        nested(None),
+        print,
+        Object(),
+    ],
+)
+def test_elsewhere_nothing_is_found(send):
+    assert find_connection(send, shared=False) is None
+    assert find_stopping(send) is None
+
+
+def test_hypercorn_says_when_it_stops():
+    terminated = Object(wait=lambda: "stopped")
+    send = Object(context=Object(terminated=terminated)).method
+    assert find_stopping(send)() == "stopped"
