@@ -2,19 +2,22 @@
 
 ASGI has no word for "drop this client", and hypercorn tells its workers by an event of its own and
 no signal that they must stop. Both are found on the objects that ``send`` belongs to. They are only
-looked at, and where they are not found the stream goes on without: see docs/deployment.md.
+looked at, also from within middleware, and where they are not found the stream goes on without: see
+docs/deployment.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, NamedTuple
+import types
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any, NamedTuple, cast
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-#: From hypercorn's stream to its protocol to its connection.
-_HOPS = 3
+#: How far to look: hypercorn's stream, protocol and connection, behind some middleware.
+_FAR = 20
 
 
 class Connection(NamedTuple):
@@ -31,8 +34,7 @@ def find_connection(send: Send, *, shared: bool) -> Connection | None:
 
     ``shared``: the client may have other requests on it, as HTTP/2 allows.
     """
-    owner = _owner(send)
-    for _ in range(_HOPS):
+    for owner in _behind(send):
         transport: Any = getattr(owner, "transport", None)
         if transport is None:
             transport = getattr(getattr(owner, "writer", None), "transport", None)
@@ -44,7 +46,6 @@ def find_connection(send: Send, *, shared: bool) -> Connection | None:
             plain = getattr(transport, "transport", transport)  # what is below TLS
             peer = getattr(plain, "getHandle", lambda: None)()
             return _connection(peer, None if shared else transport.abortConnection)
-        owner = _owner(getattr(owner, "send", None))
     return None
 
 
@@ -55,16 +56,31 @@ def _connection(peer: Any, drop: Callable[[], object] | None) -> Connection:
 
 def find_stopping(send: Send) -> Callable[[], Awaitable[Any]] | None:
     """Return what waits until the server has been told to stop, if it is hypercorn."""
-    terminated = getattr(getattr(_owner(send), "context", None), "terminated", None)
-    wait = getattr(terminated, "wait", None)
-    return wait if callable(wait) else None
+    for owner in _behind(send):
+        terminated = getattr(getattr(owner, "context", None), "terminated", None)
+        wait = getattr(terminated, "wait", None)
+        if callable(wait):
+            return cast(Callable[[], Awaitable[Any]], wait)
+    return None
 
 
-def _owner(function: Any) -> Any:
-    """Return what a function is a method of, was given first (daphne) or was made in (gunicorn)."""
-    if isinstance(function, functools.partial):
-        return function.args[0] if function.args else None
-    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
-    if "self" in names:
-        return function.__closure__[names.index("self")].cell_contents
-    return getattr(function, "__self__", None)
+def _behind(send: Any) -> Iterator[Any]:
+    """Yield the objects that a ``send`` belongs to, is made in or passes messages on to."""
+    found, seen = [send], set()
+    for one in found:
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if len(seen) > _FAR:
+            return
+        if isinstance(one, functools.partial):
+            found += [*one.args[:1], one.keywords.get("send"), one.func]
+        elif isinstance(one, types.FunctionType):
+            cells = dict(zip(one.__code__.co_freevars, one.__closure__ or (), strict=True))
+            with contextlib.suppress(ValueError):  # an empty one
+                found += [cells[name].cell_contents for name in ("send", "self") if name in cells]
+        elif isinstance(one, (types.MethodType, types.BuiltinMethodType)):
+            found.append(one.__self__)
+        else:
+            yield one
+            found.append(getattr(one, "send", None))

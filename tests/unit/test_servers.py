@@ -67,18 +67,51 @@ def test_connections_are_found(server, sock):
     assert find_connection(send, shared=True) == (sock, None)
 
 
+def wrapped(send):
+    async def wrapper(message):
+        await send(message)
+
+    return wrapper
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        wrapped,
+        lambda send: wrapped(wrapped(wrapped(send))),
+        lambda send: functools.partial(Object().method, send=send),
+        lambda send: functools.partial(send, more=1),
+        lambda send: Object(send=send).method,
+    ],
+)
+def test_middleware_is_looked_through(wrap, sock):
+    context = Object(terminated=Object(wait=lambda: "stopped"))
+    tcp = Object(writer=Object(transport=asyncio_transport(sock)))
+    send = wrap(Object(send=Object(send=tcp.method).method, context=context).method)
+    assert find_connection(send, shared=False).socket is sock
+    assert find_stopping(send)() == "stopped"
+
+
 def test_what_shows_no_socket_can_still_be_dropped():
     transport = Object(abortConnection=lambda: "dropped")
     connection = find_connection(Object(transport=transport).method, shared=False)
     assert (connection.socket, connection.drop()) == (None, "dropped")
 
 
+def endless():
+    one = Object()
+    one.send = one.method
+    return one.method
+
+
 @pytest.mark.parametrize(
     "send",
     [
         Object().method,
+        endless(),
         Object(transport=None, writer=None, send=None).method,
-        Object(send=Object(send=Object(send=Object(transport=1).method).method).method).method,
+        Object(send=Object(transport=1).method).method,
+        [].append,
         functools.partial(print),
         functools.partial(print, 1),
         nested(None),
