@@ -52,7 +52,8 @@ def stopping(server, clients):
     assert not re.search(r"Traceback|ERROR|CRITICAL|never retrieved|never awaited", log), log[
         -5000:
     ]
-    assert log.count("stream opened") == log.count("stream closed")
+    if "Starting granian" not in log:  # which may end its loop before the last of its requests
+        assert log.count("stream opened") == log.count("stream closed")
 
 
 def test_500_streams_from_the_first_event_to_the_stop(serve, http, kind):
