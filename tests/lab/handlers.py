@@ -1,5 +1,6 @@
-"""The example project with signal handlers of its own: from its import, its first request and each
-that names ``listen``. Each says so and passes the signal on."""
+"""The example project with signal handlers of its own, put in place by its first request, before any
+stream, and by each that names ``listen``. What is there when it is imported, servers replace.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +13,6 @@ from testproject.asgi import application as project
 def listen(where):
     for signum in (signal.SIGTERM, signal.SIGINT):
         previous = signal.getsignal(signum)
-        if previous is signal.default_int_handler:
-            continue  # or the server would leave Ctrl-C to Python
 
         def handle(signum, frame, previous=previous):
             os.write(1, f"{where} has heard {signal.Signals(signum).name}\n".encode())
@@ -23,7 +22,6 @@ def listen(where):
         signal.signal(signum, handle)
 
 
-listen("the import")
 begun = []
 
 

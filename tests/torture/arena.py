@@ -51,6 +51,7 @@ class Arena:
                 "DJANGO_SETTINGS_MODULE": "tests.torture.settings",
                 "PYTHONPATH": str(ROOT),
                 "TORTURE_BUS": json.dumps(bus),
+                "COVERAGE_PROCESS_CONFIG": "",  # not measured: they have enough to do
                 **self.broker.env,
             }
             self.broker.prepare(self._python)
