@@ -118,7 +118,7 @@ class Deaf(MemoryBackend):
 
 
 def test_a_listener_that_does_not_get_on_is_an_error_and_not_a_hang(run, monkeypatch):
-    monkeypatch.setattr("flosse_bus.feed.PATIENCE", 0.05)
+    monkeypatch.setattr("flosse_bus.feed.PATIENCE", 0.5)
 
     async def main():
         async with hub_of(Deaf) as (hub, backend):
