@@ -62,7 +62,7 @@ class Patience:
     many seconds is given up, as if the server had said that it has gone.
     """
 
-    #: Django's own task for a response (5.0 and later). Any other is not ours to cancel.
+    #: Django's own task for a response, which not all versions have. No other is ours to cancel.
     _TASK = f"{ASGIHandler.handle.__qualname__}.<locals>.process_request"
 
     def __init__(self, reader: AsyncReader, seconds: float) -> None:

@@ -83,6 +83,8 @@ def test_500_streams_from_the_first_event_to_the_stop(serve, http, kind):
 
 
 def test_ctrl_c_is_heard_by_the_project_and_by_the_server(serve, http, kind, monkeypatch):
+    if kind == "granian":
+        pytest.skip("Ctrl-C does not always end granian with such handlers: docs/deployment.md")
     command = Project.COMMANDS[kind]
     command = [part.replace(ASGI, "tests.lab.handlers:application") for part in command]
     monkeypatch.setitem(Project.COMMANDS, kind, command)
