@@ -99,8 +99,10 @@ def test_the_board_survives_a_restart_and_refetches(serve, http, page):
     server = serve("uvicorn", port=server.port)
     place(http, server.url, "Cup and saucer")  # maybe missed by the page: history is gone
     has_text(page, "#resets", "1")
+    page.wait_for_function(
+        "document.querySelector('#orders tr').innerText.includes('Cup and saucer')"
+    )
     live(page)
-    assert "Cup and saucer" in rows(page).first.inner_text()
     place(http, server.url, "Grinder")
     page.wait_for_function("document.querySelector('#orders').innerText.includes('Grinder')")
     assert rows(page).count() == 9
