@@ -6,8 +6,8 @@ import inspect
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from asgiref.sync import async_to_sync
@@ -15,6 +15,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 
 from .conf import BusConfig
+from .exceptions import SSEPermissionDenied
 from .permissions import BaseSSEPermission
 from .remembered import Remembered, again, remember
 from .topics import authorisers, covered
@@ -99,16 +100,9 @@ class Access:
         return None if self._kept is None else self._check(again(self._kept))
 
     def _check(self, request: HttpRequest) -> Refusal | None:
-        for permission_class in self._permission_classes:
-            label = f"{permission_class.__qualname__}.has_permission()"
-            answer = _ask(label, permission_class().has_permission, request)
-            if answer is not True:
-                return Refusal(
-                    status=403,
-                    detail="You may not read this stream.",
-                    topics=self._names,
-                    hint=f"{label} {answer}.",
-                )
+        refusal = ask_permissions(request, [one() for one in self._permission_classes])
+        if refusal is not None:
+            return replace(refusal, topics=self._names)
         if self._trusted and self._permission_classes:
             return None
         refused = {}
@@ -125,6 +119,20 @@ class Access:
             topics=tuple(refused),
             hint=" ".join(refused.values()),
         )
+
+
+def ask_permissions(
+    request: HttpRequest, permissions: Iterable[BaseSSEPermission]
+) -> Refusal | None:
+    """Ask from left to right; the first that does not allow it ends it. Sync code."""
+    for permission in permissions:
+        label = f"{type(permission).__qualname__}.has_permission()"
+        answer = _ask(label, permission.has_permission, request)
+        if answer is not True:
+            return Refusal(
+                status=403, detail="You may not read this stream.", hint=f"{label} {answer}."
+            )
+    return None
 
 
 def _ask_authorisers(request: HttpRequest, name: str) -> str | None:
@@ -157,7 +165,7 @@ def _ask(
         if inspect.isawaitable(answer):
             answer = async_to_sync(_wait_for)(answer)
         return True if answer else "said no"
-    except PermissionDenied:
+    except (PermissionDenied, SSEPermissionDenied):
         return _VETO
     except Exception as error:
         # Fail closed, and only for the one who asked.

@@ -10,8 +10,8 @@ from django.core.handlers.asgi import ASGIHandler
 from django.http.response import HttpResponseBase
 
 from .bus import buses
-from .responses import EventStreamResponse
-from .transport import shutdown
+from .responses import StreamResponse
+from .transport import opened, shutdown
 from .transport.servers import Send
 from .transport.takeover import Exchange, Receive
 
@@ -42,13 +42,16 @@ class BusASGIHandler(ASGIHandler):
 
     async def send_response(self, response: HttpResponseBase, send: Any) -> None:
         """Keep a stream back until the request is over."""
-        stream = response.hand_over() if isinstance(response, EventStreamResponse) else None
+        stream = response.hand_over() if isinstance(response, StreamResponse) else None
         if stream is None or not isinstance(send, Exchange):
             if isinstance(send, Exchange):
                 send.turn.leave()
             await super().send_response(response, send)
             return
         send.take(stream, response)
+        if isinstance(response, StreamResponse) and response.needs_request:
+            send.turn.leave()
+            await send.stream()
         if django.VERSION < (5, 0):  # later versions close it themselves
             await sync_to_async(response.close, thread_sensitive=True)()
 
@@ -64,5 +67,6 @@ async def _live(receive: Receive, send: Send) -> None:
             for bus in buses.opened():
                 bus.hubs.end_all("shutdown")
                 await bus.hubs.here().aclose()
+            opened.end_all("shutdown")
             await send({"type": "lifespan.shutdown.complete"})
             return

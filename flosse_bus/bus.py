@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
-from types import TracebackType
 from typing import Any, cast
 
 from asgiref.sync import sync_to_async
-from django.core.exceptions import SynchronousOnlyOperation
 from django.core.signals import setting_changed
 from django.db import connections, transaction
 from django.utils.connection import ConnectionProxy
@@ -22,15 +19,14 @@ from django.utils.module_loading import import_string
 
 from .backends.base import BusBackend, Snapshot
 from .conf import DEFAULT_ALIAS, SETTING, BusConfig, configured_aliases, load
+from .consumers import Subscribe
 from .cursor import EARLIEST, Cursor
 from .events import Draft, Event, draft
 from .exceptions import HistoryGone, InvalidBusBackend, InvalidTopic
+from .following import afollow, follow
 from .hubs import Hubs
 from .limits import OpenStreams
-from .message import Mark
 from .pulse import Pulse
-from .readers import AsyncReader, ThreadReader
-from .subscription import Item
 from .topics import check_subscription, check_topic
 
 logger = logging.getLogger("flosse_bus")
@@ -137,7 +133,35 @@ class Bus:
         """
         if not topics:
             raise InvalidTopic("subscribe() needs at least one topic or pattern.")
-        return Subscribe(self, self._check(topics), after)
+        return Subscribe(self.hubs, self._check(topics), after)
+
+    def follow(
+        self, *topics: str, snapshot: Callable[[], Iterable[Any]], after: str | None = None
+    ) -> Iterator[Any]:
+        """Yield what a page starts from, then every event after it: for a sync generator view.
+
+        ``yield from bus.follow("orders", after=request.sse.last_event_id, snapshot=orders)``
+
+        ``snapshot`` returns an iterable of what a view may yield, without ids; it may use the ORM.
+        A client that comes back with ``after`` gets what it has missed instead; where that is no
+        longer kept, a new snapshot. Nothing is lost or repeated between the two.
+
+        Raises:
+            InvalidTopic: one of the names is neither a topic nor a pattern.
+            SSEYieldError: the snapshot holds an id, which would be taken for a place to resume.
+            BackendUnavailable: the broker cannot be reached.
+        """
+        return follow(self, self._check(topics), snapshot, after)
+
+    def afollow(
+        self, *topics: str, snapshot: Callable[[], Any], after: str | None = None
+    ) -> AsyncIterator[Any]:
+        """Like :meth:`follow`, for ``async for`` in an async generator view.
+
+        ``snapshot`` may also be a coroutine function or an async generator function; a sync one
+        runs in a thread.
+        """
+        return afollow(self, self._check(topics), snapshot, after)
 
     def close(self) -> None:
         """End every stream of this bus in this process, and let go of its connections."""
@@ -166,92 +190,6 @@ class Bus:
     @staticmethod
     def _check(topics: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(check_subscription(name) for name in topics)
-
-
-class Subscribe:
-    """What :meth:`Bus.subscribe` returns: enter it once."""
-
-    def __init__(self, bus: Bus, names: tuple[str, ...], after: str | None) -> None:
-        self._bus = bus
-        self._names = names
-        self._after = after
-        self._events: Events | AsyncEvents | None = None
-
-    def __enter__(self) -> Events:
-        if _in_event_loop():
-            raise SynchronousOnlyOperation(
-                "Iterating here would block the event loop. Use 'async with bus.subscribe(...)'."
-            )
-        thread = self._bus.hubs.threaded()
-        reader = ThreadReader(thread, self._names, after=self._after, heartbeat=None)
-        self._events = Events(reader, self._after)
-        return self._events
-
-    def __exit__(self, *exc: object) -> None:
-        if self._events is not None:
-            self._events.close()
-
-    async def __aenter__(self) -> AsyncEvents:
-        reader = await AsyncReader.open(self._bus.hubs.here(), self._names, after=self._after)
-        self._events = AsyncEvents(reader, self._after)
-        return self._events
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._events is not None:
-            self._events.close()
-
-
-class Events(Iterator[Event]):
-    """The events of a subscription, for sync code."""
-
-    def __init__(self, reader: ThreadReader, after: str | None) -> None:
-        self._reader = reader
-        self._ready: Iterator[Event] = iter(())
-        #: Where to resume: after the last event returned.
-        self.cursor = after or str(reader.subscription.cursor)
-
-    def __next__(self) -> Event:
-        while True:
-            for event in self._ready:
-                self.cursor = event.id
-                return event
-            items = self._reader.read()
-            if not items:
-                raise StopIteration
-            self._ready = _events(items)
-
-    def close(self) -> None:
-        """End the iteration, from any thread."""
-        self._reader.close()
-
-
-class AsyncEvents(AsyncIterator[Event]):
-    """The events of a subscription, for async code."""
-
-    def __init__(self, reader: AsyncReader, after: str | None) -> None:
-        self._reader = reader
-        self._ready: Iterator[Event] = iter(())
-        #: Where to resume: after the last event returned.
-        self.cursor = after or str(reader.subscription.cursor)
-
-    async def __anext__(self) -> Event:
-        while True:
-            for event in self._ready:
-                self.cursor = event.id
-                return event
-            items = await self._reader.read()
-            if not items:
-                raise StopAsyncIteration
-            self._ready = _events(items)
-
-    def close(self) -> None:
-        """End the iteration."""
-        self._reader.close()
 
 
 class BusHandler:
@@ -363,18 +301,6 @@ def _history(snapshot: Snapshot, topic: str, after: str | None, limit: int | Non
             )
         records = tuple(r for r in records if r.position > cursor.position)
     return [record.to_event() for record in records[:limit]]
-
-
-def _events(items: Sequence[Item]) -> Iterator[Event]:
-    return iter([item.to_event() for item in items if not isinstance(item, Mark)])
-
-
-def _in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 buses = BusHandler()

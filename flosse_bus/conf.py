@@ -40,6 +40,7 @@ class BusConfig:
     max_topics: int
     max_streams: int | None
     max_streams_per_client: int | None
+    max_stream_threads: int
     allowed_origins: frozenset[str]
 
 
@@ -179,5 +180,6 @@ _KEYS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "MAX_TOPICS": (50, _integer(least=1)),
     "MAX_STREAMS": (None, _integer(least=1, optional=True)),
     "MAX_STREAMS_PER_CLIENT": (None, _integer(least=1, optional=True)),
+    "MAX_STREAM_THREADS": (100, _integer(least=1)),
     "ALLOWED_ORIGINS": ((), _origins),
 }

@@ -33,3 +33,23 @@ class HistoryGone(FlosseBusError, LookupError):
 
 class BackendUnavailable(FlosseBusError):
     """The broker behind a bus cannot be reached."""
+
+
+class SSEYieldError(FlosseBusError, ValueError):
+    """A generator view has yielded what cannot be sent."""
+
+
+class SSEPermissionDenied(FlosseBusError):
+    """Raise it in ``has_permission`` to refuse a stream; returning ``False`` does the same."""
+
+
+class SSEClientDisconnected(FlosseBusError):
+    """The client of a generator stream has gone.
+
+    Nothing here raises it: a generator sees ``GeneratorExit`` or ``asyncio.CancelledError``. It is
+    for generators that want to end themselves: the stream then ends without an error event.
+    """
+
+
+class TooManyStreams(FlosseBusError):
+    """``MAX_STREAM_THREADS`` generator streams hold a thread already."""

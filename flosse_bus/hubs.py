@@ -4,91 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
 
 from .backends.base import BusBackend
+from .background import LoopThread
 from .conf import BusConfig
-from .exceptions import BackendUnavailable
-from .greenlets import new_event_loop
 from .hub import Hub
 
-T = TypeVar("T")
 
-#: Seconds between two calls of what watches in a hub's thread.
-WATCH = 1.0
-
-
-class HubThread:
+class HubThread(LoopThread):
     """An event loop on a daemon thread, with a hub of its own."""
 
     def __init__(self, backend: BusBackend, config: BusConfig) -> None:
-        self._lock = threading.Lock()
-        self._stopped = False
-        self._watching: set[Callable[[float], None]] = set()
-        self._loop = new_event_loop()
-        self._thread = threading.Thread(
-            target=self._serve, name=f"flosse_bus {config.alias}", daemon=True
-        )
-        self._thread.start()
+        super().__init__(f"flosse_bus {config.alias}")
         self.hub = self.run(self._make(backend, config))
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the thread's loop and wait for its result.
-
-        Raises:
-            BackendUnavailable: the thread has been stopped.
-        """
-        with self._lock:
-            if self._stopped:
-                coroutine.close()
-                raise BackendUnavailable("This bus was closed just now. Try again.")
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # such as Ctrl-C here: nobody waits for it any more
-            raise
-
-    def watch(self, look: Callable[[float], None]) -> None:
-        """Call ``look`` in the loop from time to time, with that of ``time.monotonic()``."""
-        self._watching.add(look)
-
-    def unwatch(self, look: Callable[[float], None]) -> None:
-        self._watching.discard(look)
-
-    def stop(self) -> None:
+    def close(self) -> None:
         """End the streams, those that still open too, and the thread."""
-        with self._lock:
-            self._stopped = True
-            ending = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
-        ending.result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self.stop(self.hub.aclose())
 
-    async def _end(self) -> None:
-        await self.hub.aclose()
-        # Whoever waits for this loop gets an answer before it stops.
-        waited_for = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.gather(*waited_for, return_exceptions=True)
-
-    def _look(self) -> None:
-        now = time.monotonic()
-        for look in [*self._watching]:
-            look(now)
-        self._loop.call_later(WATCH, self._look)
-
-    async def _make(self, backend: BusBackend, config: BusConfig) -> Hub:
-        self._look()
+    @staticmethod
+    async def _make(backend: BusBackend, config: BusConfig) -> Hub:
         return Hub(backend, config)
-
-    def _serve(self) -> None:
-        try:
-            self._loop.run_forever()
-        finally:
-            self._loop.close()
 
 
 class Hubs:
@@ -129,6 +66,11 @@ class Hubs:
                     )
             return self._thread
 
+    @property
+    def ending(self) -> str | None:
+        """Return why every stream is being ended, if that is so."""
+        return self._ending
+
     def all(self) -> list[Hub]:
         # No lock: a signal handler may be asking while this very thread holds it.
         hubs = list(self._by_loop.values())
@@ -153,7 +95,7 @@ class Hubs:
             thread, self._thread = self._thread, None
             hubs, self._by_loop = self._by_loop, {}
         if thread is not None:
-            thread.stop()
+            thread.close()
         for hub in hubs.values():
             if hub.loop.is_running():
                 asyncio.run_coroutine_threadsafe(hub.aclose(), hub.loop)

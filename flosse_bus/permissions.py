@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 
 
@@ -32,3 +34,13 @@ class IsAdminUser(BaseSSEPermission):
     def has_permission(self, request: HttpRequest) -> bool:
         user = getattr(request, "user", None)
         return bool(user and user.is_authenticated and user.is_staff)
+
+
+def check_classes(where: str, classes: Any) -> None:
+    """Raise :exc:`ImproperlyConfigured` unless these are permission classes."""
+    if not isinstance(classes, (list, tuple)) or not all(
+        isinstance(one, type) and hasattr(one, "has_permission") for one in classes
+    ):
+        raise ImproperlyConfigured(
+            f"{where}: permission_classes: expected a list of classes, not {classes!r}."
+        )

@@ -30,6 +30,11 @@ class _Reader(Generic[SignalT]):
         """Take the subscription out of the hub. Any thread; whoever waits in read() still does."""
         self._hub.close(self.subscription)
 
+    @property
+    def stopping(self) -> bool:
+        """Has the stream ended because the server stops?"""
+        return self.subscription.closed == "shutdown"
+
     def give_up(self, reason: str) -> None:
         """The client takes nothing any more. Only in the hub's loop."""
         self._hub.give_up(self.subscription, reason)

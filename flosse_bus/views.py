@@ -18,7 +18,7 @@ from .bus import Bus, buses
 from .conf import DEFAULT_ALIAS
 from .exceptions import BackendUnavailable, InvalidTopic
 from .limits import Place
-from .permissions import BaseSSEPermission
+from .permissions import BaseSSEPermission, check_classes
 from .refusals import UNREACHABLE, refuse
 from .responses import EventStreamResponse
 from .topics import check_subscription, compile_template, fill
@@ -64,13 +64,7 @@ class SubscribeView(View):
                     compile_template(template)
                 except InvalidTopic as error:
                     raise ImproperlyConfigured(f"{cls.__name__}: topics: {error}") from error
-        classes = initkwargs.get("permission_classes", cls.permission_classes)
-        if not isinstance(classes, (list, tuple)) or not all(
-            isinstance(one, type) and hasattr(one, "has_permission") for one in classes
-        ):
-            raise ImproperlyConfigured(
-                f"{cls.__name__}: permission_classes: expected a list of classes, not {classes!r}."
-            )
+        check_classes(cls.__name__, initkwargs.get("permission_classes", cls.permission_classes))
         return super().as_view(**initkwargs)
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:

@@ -18,13 +18,21 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 
 
-def encode(data: bytes, *, event: str | None = None, id: str | None = None) -> bytes:
+#: A comment: it keeps proxies from closing a silent connection, and clients ignore it.
+COMMENT = b": heartbeat\n\n"
+
+
+def encode(
+    data: bytes, *, event: str | None = None, id: str | None = None, retry: int | None = None
+) -> bytes:
     """Return one event's block. ``data`` is UTF-8 and may hold any line breaks."""
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if b"\n" in data:
         data = data.replace(b"\n", b"\ndata: ")
-    head = "" if id is None else f"id: {id}\n"
+    head = "" if retry is None else f"retry: {retry}\n"
+    if id is not None:
+        head += f"id: {id}\n"
     if event is not None:
         head += f"event: {event}\n"
     return b"%sdata: %s\n\n" % (head.encode(), data)

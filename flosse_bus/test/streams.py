@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from ..backends.base import BusBackend
-from ..bus import AsyncEvents, Bus
+from ..bus import Bus
+from ..consumers import AsyncEvents
 from ..events import Event
 from ..exceptions import BackendUnavailable, HistoryGone
 from .base import DEADLINE, ContractBase, item

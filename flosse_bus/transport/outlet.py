@@ -10,11 +10,9 @@ import asyncio
 import contextlib
 import contextvars
 import time
-import types
 from asyncio import _enter_task, _leave_task
-from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
 
 from asgiref.sync import sync_to_async
 
@@ -25,13 +23,12 @@ from .fanout import fanouts
 from .peer import FAREWELL, PIECE, limit_unacknowledged
 from .servers import Connection, Send
 from .shortcut import find_transport
+from .stepping import DONE, rest
 from .stock import recheck
 from .stream import Stream, logger
 
 #: Bytes that may wait in the server's transport, which then refers to what all streams share.
 SHARED = 4 * PIECE
-
-_DONE = object()
 
 
 class Outlet:
@@ -202,7 +199,7 @@ class Outlet:
         try:
             message = {"type": "http.response.body", "body": data, "more_body": True}
             step = iter(self._send(message).__await__())
-            waits_for = self._context.run(next, step, _DONE)
+            waits_for = self._context.run(next, step, DONE)
         except asyncio.CancelledError as error:  # of a future that it has waited for before
             self._fail(error)
             return None
@@ -212,7 +209,7 @@ class Outlet:
         finally:
             if self._owner is not None:
                 _leave_task(self._loop, self._owner)
-        return None if waits_for is _DONE else partial(_rest, step, waits_for)
+        return None if waits_for is DONE else partial(rest, step, waits_for)
 
     # Where it must wait
 
@@ -334,22 +331,3 @@ class Outlet:
         self._fanout.guarded.discard(self)
         self._unblock()
         self._stream.close()
-
-
-@types.coroutine
-def _rest(step: Iterator[Any], waits_for: Any) -> Generator[Any, Any, None]:
-    """Go on with an awaitable that has run up to where it waits (PEP 380, without its values)."""
-    while True:
-        resume: Callable[[], Any] = partial(next, step)
-        try:
-            yield waits_for
-        except GeneratorExit:
-            raise
-        except BaseException as error:  # because it is passed on, to where it waits
-            if not hasattr(step, "throw"):
-                raise
-            resume = partial(step.throw, error)
-        try:
-            waits_for = resume()
-        except StopIteration:
-            return

@@ -12,10 +12,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from ..hubs import HubThread
-from ..readers import ThreadReader
+from ..background import LoopThread
 
 #: Bytes that are written at once: whoever takes some of a big event is not given up.
 PIECE = 65_536
@@ -26,18 +25,29 @@ FAREWELL = 0.25
 _KEYS = ("gunicorn.socket", "gunicorn.sock")
 
 
+class Writer(Protocol):
+    """The stream whose bytes are written."""
+
+    @property
+    def stopping(self) -> bool:
+        """Is it being ended because the server stops?"""
+
+    def give_up(self, reason: str) -> None:
+        """Its client takes nothing any more. Called in the thread that watches."""
+
+
 class Peer:
     """A context for each write, which is to say for each ``yield``; and then :meth:`close` it.
 
-    A client that takes nothing for ``patience`` seconds is cut off, by the hub's thread: to the
+    A client that takes nothing for ``patience`` seconds is cut off, by ``thread``: to the
     server, which waits in a write, it has gone away then, and that it takes calmly.
     """
 
     def __init__(
-        self, thread: HubThread, reader: ThreadReader, environ: Mapping[str, Any], patience: float
+        self, thread: LoopThread, writer: Writer, environ: Mapping[str, Any], patience: float
     ) -> None:
         self._thread = thread
-        self._reader = reader
+        self._writer = writer
         self._socket: Any = next((environ[key] for key in _KEYS if key in environ), None)
         self._patience = patience
         # The server closes the socket after the stream: another one may get its number then.
@@ -52,14 +62,8 @@ class Peer:
         """The stream is over. The server may yet end the response, and wait for another request."""
         self._thread.unwatch(self._check)
         # Not while it stops: it would wait for a client that keeps its connection.
-        if self._socket is not None and self._reader.subscription.closed == "shutdown":
+        if self._socket is not None and self._writer.stopping:
             self._shut_down(socket.SHUT_RD)
-
-    def pieces(self, data: bytes) -> Iterator[bytes]:
-        """Return ``data`` in parts that are to be written each on its own."""
-        if len(data) <= PIECE:
-            return iter((data,))
-        return (data[start : start + PIECE] for start in range(0, len(data), PIECE))
 
     def __enter__(self) -> None:
         if self._socket is not None:
@@ -73,14 +77,13 @@ class Peer:
             self._since = None
 
     def _check(self, now: float) -> None:
-        stopping = self._reader.subscription.closed == "shutdown"
-        patience = FAREWELL if stopping else self._patience
+        patience = FAREWELL if self._writer.stopping else self._patience
         with self._lock:
             if self._since is None or now - self._since < patience:
                 return
             self._since = None
             self._shut_down(socket.SHUT_RDWR)
-        self._reader.give_up("send timeout")
+        self._writer.give_up("send timeout")
 
     def _shut_down(self, how: int) -> None:
         # On a socket of its own: a TLS socket would go on in plain text, and gevent's would tell
@@ -88,6 +91,13 @@ class Peer:
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._socket.fileno())) as s:
             s.settimeout(self._socket.gettimeout())  # both share what a default has made of it
             s.shutdown(how)
+
+
+def pieces(data: bytes, size: int) -> Iterator[bytes]:
+    """Return ``data`` in parts of at most ``size`` bytes, each to be written on its own."""
+    if len(data) <= size:
+        return iter((data,))
+    return (data[start : start + size] for start in range(0, len(data), size))
 
 
 def limit_unacknowledged(peer: Any, seconds: float) -> None:

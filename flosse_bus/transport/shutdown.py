@@ -19,6 +19,7 @@ from functools import partial
 from types import FrameType
 
 from ..bus import buses
+from . import opened
 from .servers import Send, find_stopping
 
 #: SIGQUIT is what gunicorn sends its workers on Ctrl-C, and what Windows has not.
@@ -67,7 +68,8 @@ def _reactor_loop(handler: object) -> asyncio.AbstractEventLoop | None:
 
 def _after_streams(stop: Callable[[], object], deadline: float) -> None:
     loop = asyncio.get_running_loop()
-    if loop.time() < deadline and any(bus.hubs.streams for bus in buses.opened()):
+    still_open = opened.count() or any(bus.hubs.streams for bus in buses.opened())
+    if loop.time() < deadline and still_open:
         loop.call_later(PAUSE, _after_streams, stop, deadline)
     else:
         loop.call_later(PAUSE, stop)  # what was sent is written in the next round of the reactor
@@ -77,6 +79,7 @@ def end_streams() -> None:
     """End those of this process, now and later. Any thread, signal handlers included."""
     for bus in buses.opened():
         bus.hubs.end_all("shutdown")
+    opened.end_all("shutdown")
 
 
 def install() -> None:

@@ -17,7 +17,7 @@ from ..access import Refusal
 from ..exceptions import BackendUnavailable
 from ..readers import AsyncReader, ThreadReader
 from . import shutdown
-from .peer import Peer
+from .peer import PIECE, Peer, pieces
 from .stream import Stream, logger
 
 _DOWN = Refusal(status=503, detail="The event bus is not reachable. Try again.")
@@ -110,7 +110,7 @@ def frames(stream: Stream) -> Iterator[bytes]:
                         with peer:
                             yield stream.error(refusal)
                         return
-                for piece in peer.pieces(opening + stream.encode(items)):
+                for piece in pieces(opening + stream.encode(items), PIECE):
                     with peer:
                         yield piece
                 opening = b""

@@ -18,8 +18,10 @@ from ..access import Refusal
 from ..exceptions import BackendUnavailable
 from ..refusals import UNREACHABLE, refuse
 from . import shutdown
+from .generated import GeneratorStream
 from .outlet import Outlet
-from .servers import Send, find_connection
+from .sending import send_generated
+from .servers import Connection, Send, find_connection
 from .stream import Stream, logger
 from .turns import Turn
 
@@ -36,6 +38,7 @@ class Exchange:
 
     __slots__ = (
         "_asked",
+        "_begun",
         "_closed",
         "_context",
         "_gone",
@@ -58,7 +61,8 @@ class Exchange:
         self._asked = False
         self._gone: asyncio.Future[None] | None = None
         self._closed = False
-        self._stream: Stream | None = None
+        self._begun = False
+        self._stream: Stream | GeneratorStream | None = None
         self._head: Message = {}
 
     def __call__(self, message: Message) -> Awaitable[None]:
@@ -91,7 +95,7 @@ class Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    def take(self, stream: Stream, response: HttpResponseBase) -> None:
+    def take(self, stream: Stream | GeneratorStream, response: HttpResponseBase) -> None:
         """Send this stream, under the head of this response, when Django has finished."""
         if self._closed:  # Django goes on with a request after its task has been cancelled
             stream.close()
@@ -114,8 +118,9 @@ class Exchange:
     async def stream(self) -> None:
         """Send the stream that was taken, if any, until it or its client ends."""
         stream = self._stream
-        if stream is None:
+        if stream is None or self._begun:
             return
+        self._begun = True
         # Django may swallow it while it waits for tasks of its own. Python 3.10 does not tell.
         if getattr(asyncio.current_task(), "cancelling", int)():
             raise asyncio.CancelledError
@@ -124,13 +129,17 @@ class Exchange:
             return
         shutdown.install()
         shutdown.follow(self._send)
-        outlet = Outlet(
-            stream,
-            stream.bus.hubs.here(),
-            self._send,
-            self._context,
-            find_connection(self._send, shared=self._shared),
-        )
+        connection = find_connection(self._send, shared=self._shared)
+        if isinstance(stream, Stream):
+            await self._subscribe(stream, gone, connection)
+        else:
+            head, self._head = self._head, {}
+            await send_generated(stream, head, self._send, gone, connection)
+
+    async def _subscribe(
+        self, stream: Stream, gone: asyncio.Future[None], connection: Connection | None
+    ) -> None:
+        outlet = Outlet(stream, stream.bus.hubs.here(), self._send, self._context, connection)
         try:
             await outlet.open()
         except BackendUnavailable:

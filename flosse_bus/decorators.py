@@ -1,0 +1,143 @@
+"""``@sse_stream``: a generator view becomes a stream."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar, overload
+
+from asgiref.sync import sync_to_async
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+
+from .access import Refusal, ask_permissions
+from .exceptions import TooManyStreams
+from .permissions import BaseSSEPermission, check_classes
+from .refusals import refuse
+from .responses import HEADERS, SSEResponse
+from .wire import CONTENT_TYPE
+
+ViewT = TypeVar("ViewT", bound=Callable[..., Any])
+View = Callable[..., Any]
+
+
+@overload
+def sse_stream(view: ViewT, /) -> ViewT: ...
+
+
+@overload
+def sse_stream(
+    *,
+    retry: int | None = None,
+    permission_classes: Sequence[type[BaseSSEPermission]] = (),
+    heartbeat: float | None = None,
+) -> Callable[[View], View]: ...
+
+
+def sse_stream(
+    view: View | None = None,
+    /,
+    *,
+    retry: int | None = None,
+    permission_classes: Sequence[type[BaseSSEPermission]] = (),
+    heartbeat: float | None = None,
+) -> View:
+    """Stream what a view yields, as :func:`to_sse` takes it, on any server.
+
+    The view is a generator function, sync or async; used with and without parentheses. It may
+    also return a generator, or a response, which is sent as it is.
+
+    ``retry``: milliseconds after which the browser reconnects, sent first. ``heartbeat``: seconds
+    of silence after which a comment is sent. ``permission_classes``: all must allow, left to
+    right; the first refusal is a 403.
+
+    An exception becomes an event named ``error``, after what has been yielded before, with its
+    text in DEBUG only. When the client has gone or the server stops the generator is closed.
+
+    Raises:
+        ImproperlyConfigured: an option that can never work.
+    """
+    if view is None:
+        return lambda view: _decorated(view, retry, permission_classes, heartbeat)
+    return _decorated(view, retry, permission_classes, heartbeat)
+
+
+def _decorated(
+    view: View,
+    retry: int | None,
+    permission_classes: Sequence[type[BaseSSEPermission]],
+    heartbeat: float | None,
+) -> View:
+    if not callable(view):
+        raise ImproperlyConfigured(f"@sse_stream: expected a view, not {view!r}.")
+    label = getattr(view, "__qualname__", None) or repr(view)
+    label = f"{getattr(view, '__module__', '?')}.{label}"
+    check_options(f"@sse_stream on {label}", retry, heartbeat)
+    check_classes(f"@sse_stream on {label}", permission_classes)
+
+    def respond(request: HttpRequest, content: Any) -> HttpResponseBase:
+        return stream(request, content, retry=retry, heartbeat=heartbeat, label=label)
+
+    def permissions() -> list[BaseSSEPermission]:
+        return [one() for one in permission_classes]
+
+    wrapper: View
+    if inspect.isasyncgenfunction(view) or inspect.iscoroutinefunction(view):
+
+        @wraps(view)
+        async def awrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            if permission_classes:
+                refusal = await sync_to_async(ask_permissions)(request, permissions())
+                if refusal is not None:
+                    return refuse(refusal)
+            content = view(request, *args, **kwargs)
+            return respond(request, await content if inspect.isawaitable(content) else content)
+
+        wrapper = awrapper
+    else:
+
+        @wraps(view)
+        def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            refusal = ask_permissions(request, permissions())
+            if refusal is not None:
+                return refuse(refusal)
+            return respond(request, view(request, *args, **kwargs))
+
+    wrapper.is_event_stream = True  # type: ignore[attr-defined]  # for BusMiddleware's CORS
+    return wrapper
+
+
+def stream(
+    request: HttpRequest, content: Any, *, retry: int | None, heartbeat: float | None, label: str
+) -> HttpResponseBase:
+    """Return the response that streams ``content``, or 503 if there is no thread for it."""
+    if isinstance(content, HttpResponseBase):
+        return content
+    if not (hasattr(content, "__aiter__") or hasattr(content, "__iter__")):
+        raise TypeError(
+            f"{label} returned {content!r}: expected a generator (does it yield?) or a response."
+        )
+    if request.method == "HEAD":
+        headers = {name: value for name, value in HEADERS.items() if name != "Content-Encoding"}
+        return HttpResponse(content_type=CONTENT_TYPE, headers=headers)
+    try:
+        return SSEResponse(request, content, retry=retry, heartbeat=heartbeat, label=label)
+    except TooManyStreams as error:
+        detail = "Too many open streams: MAX_STREAM_THREADS is reached."
+        return refuse(Refusal(status=503, detail=detail, hint=str(error)))
+
+
+def check_options(where: str, retry: int | None, heartbeat: float | None) -> None:
+    """Raise :exc:`ImproperlyConfigured` if they can never work."""
+    if retry is not None and (isinstance(retry, bool) or not isinstance(retry, int) or retry < 0):
+        raise ImproperlyConfigured(f"{where}: retry: expected milliseconds, not {retry!r}.")
+    if heartbeat is not None and (
+        isinstance(heartbeat, bool)
+        or not isinstance(heartbeat, (int, float))
+        or not 0 < heartbeat < float("inf")
+    ):
+        raise ImproperlyConfigured(
+            f"{where}: heartbeat: expected a number of seconds above 0, not {heartbeat!r}."
+        )
