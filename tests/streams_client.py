@@ -74,6 +74,8 @@ class Stream:
         #: ``Last-Event-ID``, also of blocks without data.
         self.last_id = last_id
         self.begun = False
+        #: How many blocks were comments, such as a generator stream's heartbeats.
+        self.comments = 0
         #: "clean", "cut", or whatever else went wrong; ``None`` while it lasts.
         self.end = None
         self.ended_at = None
@@ -107,6 +109,7 @@ class Stream:
         body = read_chunks if chunked else read_rest
         async for fields in read_blocks(reader, patience, body):
             self.last_id = fields.get("id", self.last_id)
+            self.comments += "" in fields
             if "data" in fields:
                 self.events.append((fields.get("event", "message"), fields["data"]))
             self.begun = True

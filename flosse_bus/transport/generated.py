@@ -7,6 +7,7 @@ patience.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import queue
@@ -151,7 +152,7 @@ class _Answer:
             self._future.set_result(frame)
 
     def put_threadsafe(self, frame: bytes | None) -> None:
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
             self._loop.call_soon_threadsafe(self.put, frame)
 
     def wake(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from typing import Protocol
@@ -29,7 +30,7 @@ def count() -> int:
 def end_all(reason: str) -> None:
     """End them. Any thread, signal handlers included."""
     for stream in _streams.copy():
-        if not stream.loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop has been closed
             stream.loop.call_soon_threadsafe(stream.end, reason)
 
 

@@ -7,6 +7,7 @@ Each runs until the next frame when it is asked to and no further, so that what 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -94,7 +95,7 @@ class TaskProducer:
             self._loop.call_soon_threadsafe(self._asked.set)
 
     def close(self) -> None:
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop has been closed, and its tasks with it
             self._loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:

@@ -39,7 +39,7 @@ class Steps:
             if self._iterator is None:
                 self._iterator = iter(self._content)
             item = next(cast(Iterator[Any], self._iterator))
-        except StopIteration:
+        except (StopIteration, GeneratorExit):  # the latter where it was interrupted
             self._over = True
             return None
         except Exception as error:  # noqa: BLE001  # because the client is to be told

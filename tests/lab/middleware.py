@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from contextvars import ContextVar
+
+from asgiref.sync import iscoroutinefunction
 from django.http import HttpResponseForbidden, HttpResponseRedirect
-from django.utils.decorators import async_only_middleware, sync_only_middleware
+from django.utils import timezone, translation
+from django.utils.decorators import (
+    async_only_middleware,
+    sync_and_async_middleware,
+    sync_only_middleware,
+)
+
+visitor = ContextVar("visitor", default="nobody")
 
 
 @sync_only_middleware
@@ -56,5 +67,33 @@ def wrap(get_response):
 
         response.streaming_content = shout(response.streaming_content)
         return response
+
+    return middleware
+
+
+@sync_and_async_middleware
+def in_german(get_response):
+    """Set language and time zone for the view only, as careful middleware does."""
+
+    @contextlib.contextmanager
+    def there():
+        with translation.override("de"), timezone.override("Asia/Tokyo"):
+            token = visitor.set("Heidi")
+            try:
+                yield
+            finally:
+                visitor.reset(token)
+
+    if iscoroutinefunction(get_response):
+
+        async def middleware(request):
+            with there():
+                return await get_response(request)
+
+    else:
+
+        def middleware(request):
+            with there():
+                return get_response(request)
 
     return middleware
