@@ -131,9 +131,7 @@ class Bus:
             InvalidTopic: one of the names is neither a topic nor a pattern.
             BackendUnavailable: on entering, when the broker cannot be reached.
         """
-        if not topics:
-            raise InvalidTopic("subscribe() needs at least one topic or pattern.")
-        return Subscribe(self.hubs, self._check(topics), after)
+        return Subscribe(self.hubs, self._some(topics), after)
 
     def follow(
         self, *topics: str, snapshot: Callable[[], Iterable[Any]], after: str | None = None
@@ -151,7 +149,7 @@ class Bus:
             SSEYieldError: the snapshot holds an id, which would be taken for a place to resume.
             BackendUnavailable: the broker cannot be reached.
         """
-        return follow(self, self._check(topics), snapshot, after)
+        return follow(self, self._some(topics), snapshot, after)
 
     def afollow(
         self, *topics: str, snapshot: Callable[[], Any], after: str | None = None
@@ -161,7 +159,7 @@ class Bus:
         ``snapshot`` may also be a coroutine function or an async generator function; a sync one
         runs in a thread.
         """
-        return afollow(self, self._check(topics), snapshot, after)
+        return afollow(self, self._some(topics), snapshot, after)
 
     def close(self) -> None:
         """End every stream of this bus in this process, and let go of its connections."""
@@ -186,6 +184,12 @@ class Bus:
             self.backend.publish(item)
         except Exception:
             logger.exception("event for topic %s was committed but not published", item.topic)
+
+    @classmethod
+    def _some(cls, topics: tuple[str, ...]) -> tuple[str, ...]:
+        if not topics:
+            raise InvalidTopic("Name at least one topic or pattern to subscribe to.")
+        return cls._check(topics)
 
     @staticmethod
     def _check(topics: tuple[str, ...]) -> tuple[str, ...]:

@@ -73,12 +73,14 @@ class StreamResponse(StreamingHttpResponse):
         """End Django's request; and the stream too, unless somebody else sends it."""
         if self.closed:  # Django 4.2 closes it where it sends it, later versions after that
             return
-        super().close()
-        if self._handed_over:
-            # Under ASGI each request has a thread of its own, which ends now.
-            release_connections()
-        else:
-            self.stream.close()
+        try:
+            super().close()
+        finally:
+            if self._handed_over:
+                # Under ASGI each request has a thread of its own, which ends now.
+                release_connections()
+            else:
+                self.stream.close()
 
 
 class EventStreamResponse(StreamResponse):

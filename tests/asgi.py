@@ -84,7 +84,7 @@ class Exchange:
 
     @property
     def pieces(self):
-        return [message["body"] for message in self.sent[1:]]
+        return [message.get("body", b"") for message in self.sent[1:]]
 
     @property
     def complete(self):

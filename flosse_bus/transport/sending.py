@@ -36,7 +36,7 @@ async def send_generated(
     finally:
         await frames.aclose()
     if stream.reason not in _GONE:
-        await _send(stream, {"type": "http.response.body"}, send, connection)
+        await _send(stream, {"type": "http.response.body", "body": b""}, send, connection)
 
 
 _GONE = ("client gone", "send timeout")
@@ -59,9 +59,10 @@ async def _send(
         waits_for = next(step, DONE)
         if waits_for is DONE or await _in_time(stream, rest(step, waits_for)):
             return
-        stream.end("send timeout")
-        if connection is not None and connection.drop is not None:
-            connection.drop()
+        if stream.reason != "client gone":
+            stream.end("send timeout")
+            if connection is not None and connection.drop is not None:
+                connection.drop()
     except Exception as error:  # noqa: BLE001  # because servers have errors of their own
         logger.debug("stream could not be sent: %r", error)
         stream.end("client gone")
@@ -75,7 +76,7 @@ async def _in_time(stream: GeneratorStream, left: Coroutine[Any, Any, None]) -> 
         while not sending.done():
             await asyncio.wait((sending,), timeout=FAREWELL)
             patience = FAREWELL if stream.stopping else stream.send_timeout
-            if time.monotonic() - began >= patience:
+            if stream.reason == "client gone" or time.monotonic() - began >= patience:
                 break
         if sending.done():
             sending.result()

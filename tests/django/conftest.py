@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 
 import pytest
 from django.test import AsyncClient, Client
+from django.urls import include, path
 
 from flosse_bus import publish_changes, suppress_changes
 from flosse_bus.changes import unpublish_changes
+from flosse_bus.transport import opened, slots
 from flosse_bus.wire import Decoder
 from testproject.shop.models import Customer, Order
+from tests.processes import wait_until
 
 
 class Stream:
@@ -83,3 +87,23 @@ def customers():
 def order(customers):
     with suppress_changes():
         return Order.objects.create(customer=customers[0], item="cup", total="5.00")
+
+
+class Urls:
+    """A URL configuration of one test's own."""
+
+    def __init__(self, *patterns):
+        self.urlpatterns = [*patterns, path("events/", include("flosse_bus.urls"))]
+
+
+@pytest.fixture
+def at(settings):
+    """Put a view at /s/."""
+
+    def at(view):
+        settings.ROOT_URLCONF = Urls(path("s/", view), path("s/<int:pk>/", view))
+        return view
+
+    yield at
+    gc.collect()
+    wait_until(lambda: (opened.count(), slots.taken()) == (0, 0), "every stream to be closed")

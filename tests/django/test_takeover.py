@@ -12,8 +12,9 @@ from django.core.signals import request_finished
 from django.db import connections
 from django.db.backends.sqlite3.base import DatabaseWrapper
 from django.test import Client
+from django.urls import path
 
-from flosse_bus import bus
+from flosse_bus import bus, sse_stream
 from flosse_bus.asgi import get_asgi_application
 from flosse_bus.exceptions import BackendUnavailable
 from tests.asgi import Exchange, eventually, site
@@ -122,6 +123,36 @@ def test_connections_are_given_back_and_threads_end(run, ask, file_database, ato
             assert bus.hubs.streams == len(bus.streams) == 50
 
     ask(query)
+    run(main())
+
+
+@pytest.mark.parametrize("form", ["sync", "async"])
+def test_a_generators_connections_are_closed_when_it_ends(run, settings, file_database, form):
+    used = []
+
+    def query():
+        connections["file"].cursor().execute("SELECT 1")
+        used.append(connections["file"])
+
+    @sse_stream
+    def view(request):
+        query()
+        yield used[-1].connection is not None
+
+    @sse_stream
+    async def aview(request):
+        await sync_to_async(query)()
+        yield used[-1].connection is not None
+
+    class Urls:
+        urlpatterns = [path("s/", view if form == "sync" else aview)]
+
+    async def main():
+        settings.ROOT_URLCONF = Urls
+        async with site() as here:
+            await (await here.get("/s/")).got("True")
+            await eventually(lambda: used[0].connection is None, "the connection to be closed")
+
     run(main())
 
 

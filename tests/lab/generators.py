@@ -15,8 +15,8 @@ from django.utils.translation import gettext
 from django.views.decorators.csrf import csrf_exempt
 
 from flosse_bus import bus, sse_stream
-from tests.lab.middleware import visitor
 from testproject.urls import urlpatterns as project
+from tests.lab.middleware import visitor
 
 PAUSE = 0.02
 
