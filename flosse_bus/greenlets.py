@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from django.db import connections
+
 T = TypeVar("T")
 
 logger = logging.getLogger("flosse_bus")
@@ -81,6 +83,7 @@ class GreenletLoop(asyncio.SelectorEventLoop):
                 result = func(*args)
             except BaseException as error:  # noqa: BLE001  # because it is for whoever waits
                 failure = error
+            connections.close_all()  # those of this greenlet, which ends here
             with contextlib.suppress(RuntimeError):  # the loop has been closed
                 self.call_soon_threadsafe(settle, result, failure)
 
