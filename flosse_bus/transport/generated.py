@@ -24,7 +24,7 @@ from ..conf import DEFAULT_ALIAS
 from ..wire import COMMENT, encode_retry
 from . import opened, shutdown, slots
 from .peer import Peer, pieces
-from .producers import Producer, TaskProducer, ThreadProducer
+from .producers import Closable, Producer, TaskProducer, ThreadProducer
 from .steps import Steps
 from .stock import release_connections
 from .surroundings import Surroundings
@@ -73,13 +73,13 @@ class GeneratorStream:
         self._lock = threading.RLock()
         self._began: float | None = None
         self._closed = False
-        self._producer: Producer | None = None
+        self._producer: Closable | None = None
         self._wake: Callable[[], None] | None = None
         #: Where it is ended, once it has begun.
         self.loop: asyncio.AbstractEventLoop
 
     def begin(
-        self, loop: asyncio.AbstractEventLoop, producer: Producer | None, wake: Callable[[], None]
+        self, loop: asyncio.AbstractEventLoop, producer: Closable | None, wake: Callable[[], None]
     ) -> None:
         """It is read from now on; ``wake`` has its reader look at :attr:`reason`."""
         self.loop = loop

@@ -1,7 +1,7 @@
 """Where a generator runs: in a thread of its own, or in a task.
 
-Each runs until the next frame when it is asked to and no further, so that what stands after a
-``yield`` happens when the event has been handed to the server, and a slow client slows it down.
+It runs no further than to its next frame until that has been handed to the server: what stands
+after a ``yield`` happens when the event is on its way, and a slow client slows the generator down.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
@@ -24,14 +25,18 @@ from .surroundings import Surroundings
 Deliver = Callable[[bytes | None], None]
 
 
-class Producer(Protocol):
+class Closable(Protocol):
     """Runs the generator of one stream."""
-
-    def ask(self) -> None:
-        """Have the next frame delivered. Any thread."""
 
     def close(self) -> None:
         """Close the generator as soon as that can be done. Any thread; again is harmless."""
+
+
+class Producer(Closable, Protocol):
+    """Runs it until the next frame and no further."""
+
+    def ask(self) -> None:
+        """Have the next frame delivered. Any thread."""
 
 
 class ThreadProducer:
@@ -72,31 +77,42 @@ class ThreadProducer:
                 self._deliver(None)
 
 
-class TaskProducer:
-    """For an async generator, made in the event loop where it is to run."""
+class TaskRunner:
+    """For an async generator, made in the event loop where it is to run, and begun by itself.
 
-    def __init__(self, steps: Steps, surroundings: Surroundings, deliver: Deliver) -> None:
+    ``sink`` takes each frame, and returns when the generator may go on. ``over`` is called when it
+    has been closed.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        surroundings: Surroundings,
+        sink: Callable[[bytes], Awaitable[None]],
+        over: Callable[[], None],
+    ) -> None:
         self._steps = steps
         self._surroundings = surroundings
-        self._deliver = deliver
+        self._sink = sink
         self._loop = asyncio.get_running_loop()
-        self._asked = asyncio.Event()
         self._closing = False
         self._task = surroundings.context.run(self._loop.create_task, self._run())
-
-    def ask(self) -> None:
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here:
-            self._asked.set()
-        else:
-            self._loop.call_soon_threadsafe(self._asked.set)
+        # Also where it is cancelled before it has begun.
+        self._task.add_done_callback(lambda _: over())
 
     def close(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has been closed, and its tasks with it
-            self._loop.call_soon_threadsafe(self._cancel)
+        """Close the generator as soon as that can be done. Any thread; again is harmless."""
+        if self._is_here():
+            self._cancel()
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed, and its tasks too
+                self._loop.call_soon_threadsafe(self._cancel)
+
+    def _is_here(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
 
     def _cancel(self) -> None:
         if not self._closing:
@@ -111,20 +127,42 @@ class TaskProducer:
             if not self._closing:  # its own doing
                 raise
         finally:
-            try:
-                await self._steps.aclose()
-                await _release(mine)
-            finally:
-                self._deliver(None)
+            await self._steps.aclose()
+            await _release(mine)
 
     async def _produce(self) -> None:
         while not self._closing:
-            await self._asked.wait()
-            self._asked.clear()
             frame = await self._steps.astep()
             if frame is None:
                 return
-            self._deliver(frame)
+            await self._sink(frame)
+
+
+class TaskProducer(TaskRunner):
+    """A runner that goes no further than it is asked to."""
+
+    def __init__(self, steps: Steps, surroundings: Surroundings, deliver: Deliver) -> None:
+        self._deliver = deliver
+        self._asked = asyncio.Event()
+        super().__init__(steps, surroundings, self._hand_over, partial(deliver, None))
+
+    def ask(self) -> None:
+        if self._is_here():
+            self._asked.set()
+        else:
+            self._loop.call_soon_threadsafe(self._asked.set)
+
+    async def _produce(self) -> None:
+        await self._until_asked()
+        await super()._produce()
+
+    async def _hand_over(self, frame: bytes) -> None:
+        self._deliver(frame)
+        await self._until_asked()
+
+    async def _until_asked(self) -> None:
+        await self._asked.wait()
+        self._asked.clear()
 
 
 async def _release(mine: ThreadSensitiveContext) -> None:

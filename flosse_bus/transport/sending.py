@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, MutableMapping
+from contextlib import aclosing
+from functools import partial
 from typing import Any
 
-from .generated import GeneratorStream, aframes, logger
-from .peer import FAREWELL, limit_unacknowledged
+from ..wire import COMMENT
+from .generated import FAREWELL, PIECE, GeneratorStream, aframes, logger
+from .peer import FAREWELL as SOON
+from .peer import limit_unacknowledged, pieces
+from .producers import TaskRunner
 from .servers import Connection, Send
 from .stepping import DONE, rest
+
+Message = MutableMapping[str, Any]
+
+_GONE = ("client gone", "send timeout")
 
 
 async def send_generated(
     stream: GeneratorStream,
-    head: MutableMapping[str, Any],
+    head: Message,
     send: Send,
     gone: asyncio.Future[None],
     connection: Connection | None,
@@ -24,48 +33,108 @@ async def send_generated(
     if connection is not None and connection.socket is not None:
         limit_unacknowledged(connection.socket, stream.send_timeout)
     gone.add_done_callback(lambda _: stream.end("client gone"))
-    frames = aframes(stream)
-    try:
-        await _send(stream, head, send, connection)
-        # Some servers keep the head back until there is a body.
-        await _send(stream, _body(b""), send, connection)
-        async for piece in frames:
-            await _send(stream, _body(piece), send, connection)
-            if stream.reason in _GONE:
-                break
-    finally:
-        await frames.aclose()
-    if stream.reason not in _GONE:
-        await _send(stream, {"type": "http.response.body", "body": b""}, send, connection)
+    sender = Sender(stream, send, connection)
+    await sender.send(head)
+    # Some servers keep the head back until there is a body.
+    await sender.send(_body(b""))
+    if stream.steps.is_async:
+        await sender.run()
+    else:
+        await sender.relay()
+    await sender.send(_body(b"", more=False))
 
 
-_GONE = ("client gone", "send timeout")
+class Sender:
+    """Sends one stream, and gives its client up where it has to."""
 
+    def __init__(self, stream: GeneratorStream, send: Send, connection: Connection | None) -> None:
+        self._stream = stream
+        self._send = send
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        # A heartbeat must not come between the pieces of a frame.
+        self._sending = asyncio.Lock()
+        self._sent = self._loop.time()
+        self._beat: asyncio.Task[None] | None = None
+        self._over: asyncio.Future[None] = self._loop.create_future()
 
-def _body(data: bytes) -> MutableMapping[str, Any]:
-    return {"type": "http.response.body", "body": data, "more_body": True}
+    async def relay(self) -> None:
+        """Send what a sync generator yields in its thread."""
+        async with aclosing(aframes(self._stream)) as pieces_of_frames:
+            async for piece in pieces_of_frames:
+                await self.send(_body(piece))
+                if self._stream.reason in _GONE:
+                    return
 
+    async def run(self) -> None:
+        """Run an async generator in a task that sends each frame itself."""
+        stream = self._stream
+        if stream.opening:
+            await self.send(_body(stream.opening))
+        runner = TaskRunner(stream.steps, stream.surroundings, self._take, self._done)
+        stream.begin(self._loop, runner, partial(self._end, runner))
+        if stream.heartbeat is not None:
+            self._watch(stream.heartbeat)
+        try:
+            await asyncio.shield(self._over)
+        finally:
+            stream.end("finished" if self._over.done() else "client gone")
+            stream.close()
+            if self._beat is not None:
+                self._beat.cancel()
+            if not self._over.done():
+                await asyncio.wait((self._over,), timeout=FAREWELL)
 
-async def _send(
-    stream: GeneratorStream,
-    message: MutableMapping[str, Any],
-    send: Send,
-    connection: Connection | None,
-) -> None:
-    if stream.reason in _GONE:
-        return
-    try:
-        step = iter(send(message).__await__())
-        waits_for = next(step, DONE)
-        if waits_for is DONE or await _in_time(stream, rest(step, waits_for)):
+    async def _take(self, frame: bytes) -> None:
+        self._stream.events += 1
+        async with self._sending:
+            for piece in pieces(frame, PIECE):
+                await self.send(_body(piece))
+            self._sent = self._loop.time()
+
+    def _end(self, runner: TaskRunner) -> None:
+        runner.close()
+        self._loop.call_later(FAREWELL, self._done)  # whatever the generator makes of it
+
+    def _done(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _watch(self, heartbeat: float) -> None:
+        if self._over.done():
             return
-        if stream.reason != "client gone":
-            stream.end("send timeout")
-            if connection is not None and connection.drop is not None:
-                connection.drop()
-    except Exception as error:  # noqa: BLE001  # because servers have errors of their own
-        logger.debug("stream could not be sent: %r", error)
-        stream.end("client gone")
+        silent = self._loop.time() - self._sent
+        if silent >= heartbeat and not self._sending.locked():
+            self._sent = self._loop.time()
+            self._beat = self._loop.create_task(self._comment())
+            silent = 0.0
+        self._loop.call_later(max(heartbeat - silent, heartbeat / 10), self._watch, heartbeat)
+
+    async def _comment(self) -> None:
+        async with self._sending:
+            await self.send(_body(COMMENT))
+
+    async def send(self, message: Message) -> None:
+        """Send one message, if there still is somebody to send it to."""
+        stream = self._stream
+        if stream.reason in _GONE:
+            return
+        try:
+            step = iter(self._send(message).__await__())
+            waits_for = next(step, DONE)
+            if waits_for is DONE or await _in_time(stream, rest(step, waits_for)):
+                return
+            if stream.reason != "client gone":
+                stream.end("send timeout")
+                if self._connection is not None and self._connection.drop is not None:
+                    self._connection.drop()
+        except Exception as error:  # noqa: BLE001  # because servers have errors of their own
+            logger.debug("stream could not be sent: %r", error)
+            stream.end("client gone")
+
+
+def _body(data: bytes, *, more: bool = True) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": more}
 
 
 async def _in_time(stream: GeneratorStream, left: Coroutine[Any, Any, None]) -> bool:
@@ -74,8 +143,8 @@ async def _in_time(stream: GeneratorStream, left: Coroutine[Any, Any, None]) -> 
     began = time.monotonic()
     try:
         while not sending.done():
-            await asyncio.wait((sending,), timeout=FAREWELL)
-            patience = FAREWELL if stream.stopping else stream.send_timeout
+            await asyncio.wait((sending,), timeout=SOON)
+            patience = SOON if stream.stopping else stream.send_timeout
             if stream.reason == "client gone" or time.monotonic() - began >= patience:
                 break
         if sending.done():
