@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import uuid
 
 import pytest
+from django.db.backends.sqlite3.base import DatabaseWrapper
 from hypothesis import settings as hypothesis_settings
 
 from flosse_bus import buses
@@ -106,3 +108,13 @@ def run():
         return asyncio.run(limited())
 
     return run
+
+
+@pytest.fixture
+def closing_connections(monkeypatch):
+    """Let threads close their connections to the suite's database, which stays: it is in memory."""
+
+    def is_the_suites(connection):
+        return threading.current_thread() is threading.main_thread()
+
+    monkeypatch.setattr(DatabaseWrapper, "is_in_memory_db", is_the_suites)

@@ -9,7 +9,10 @@ from flosse_bus import SSEEvent, bus, sse_stream
 from flosse_bus.exceptions import InvalidTopic
 from tests.asgi import eventually, site
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("closing_connections"),
+]
 
 
 class Shop:

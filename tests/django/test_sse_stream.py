@@ -22,7 +22,7 @@ from flosse_bus import (
 from flosse_bus.permissions import AllowAny, BaseSSEPermission, IsAuthenticated
 from tests.asgi import site
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("closing_connections")]
 
 
 @pytest.fixture(params=["wsgi", "asgi", "stock asgi"])

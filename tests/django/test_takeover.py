@@ -10,7 +10,6 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.core.signals import request_finished
 from django.db import connections
-from django.db.backends.sqlite3.base import DatabaseWrapper
 from django.test import Client
 from django.urls import path
 
@@ -157,11 +156,7 @@ def test_a_generators_connections_are_closed_when_it_ends(run, settings, file_da
 
 
 @pytest.mark.django_db(transaction=True)
-def test_sessions_users_and_the_orm(run, monkeypatch, django_user_model):
-    def is_the_suites(connection):  # and must stay open; those of other threads need not
-        return threading.current_thread() is threading.main_thread()
-
-    monkeypatch.setattr(DatabaseWrapper, "is_in_memory_db", is_the_suites)
+def test_sessions_users_and_the_orm(run, closing_connections, django_user_model):
     user = django_user_model.objects.create(username="ada", is_staff=True)
     client = Client()
     client.force_login(user)

@@ -14,7 +14,10 @@ from flosse_bus.topics import authorisers
 from tests.asgi import eventually, site
 from tests.processes import ROOT
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("closing_connections"),
+]
 
 PAGE = (ROOT / "docs" / "migrating.md").read_text()
 AFTER = re.compile(r"^```python\n(# after.*?)^```$", re.MULTILINE | re.DOTALL)
