@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIRequest
@@ -16,6 +16,7 @@ from django.views.decorators.http import require_safe
 from .access import Access, Refusal
 from .bus import Bus, buses
 from .conf import DEFAULT_ALIAS
+from .details import resume_position
 from .exceptions import BackendUnavailable, InvalidTopic
 from .limits import Place
 from .permissions import BaseSSEPermission, check_classes
@@ -65,7 +66,13 @@ class SubscribeView(View):
                 except InvalidTopic as error:
                     raise ImproperlyConfigured(f"{cls.__name__}: topics: {error}") from error
         check_classes(cls.__name__, initkwargs.get("permission_classes", cls.permission_classes))
-        return super().as_view(**initkwargs)
+        view: Any = super().as_view(**initkwargs)
+        # For BusMiddleware, which answers for CORS: all that this view says is a stream or the
+        # refusal of one, by the ALLOWED_ORIGINS of this bus (where absent: the default's).
+        # Decorators that use functools.wraps() keep both.
+        view.is_event_stream = True
+        view.event_stream_bus = initkwargs.get("bus", cls.bus)
+        return cast("Callable[..., HttpResponseBase]", view)
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         bus = buses[self.bus]
@@ -124,12 +131,13 @@ class SubscribeView(View):
         except BackendUnavailable:
             return refuse(Refusal(status=503, detail=UNREACHABLE, topics=names))
         if request.method == "HEAD":
-            return HttpResponse(content_type=CONTENT_TYPE)
+            # UpdateCacheMiddleware would keep it: it is no stream, and minds only "private".
+            return HttpResponse(content_type=CONTENT_TYPE, headers={"Cache-Control": "private"})
         is_async = isinstance(request, ASGIRequest)
         stream = Stream(
             bus=bus,
             names=names,
-            after=request.headers.get("Last-Event-ID") or request.GET.get("last_event_id") or None,
+            after=resume_position(request.META, request.GET),
             envelope=request.GET.get("envelope") == "1",
             place=place,
             access=access,

@@ -1,4 +1,4 @@
-"""BusMiddleware: streams leave as they are, with CORS for the origins that are listed."""
+"""BusMiddleware: what it does to streams, and that it ends them when the server stops."""
 
 from __future__ import annotations
 
@@ -22,22 +22,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 ORIGIN = "https://app.example.com"
 
 
-@pytest.mark.parametrize("order", ["first", "inside gzip", "absent"])
-def test_streams_are_not_compressed(settings, subscribe, order):
-    ours, gzip_ = "flosse_bus.middleware.BusMiddleware", "django.middleware.gzip.GZipMiddleware"
-    settings.MIDDLEWARE = {
-        "first": [ours, gzip_],
-        "inside gzip": [gzip_, ours],
-        "absent": [gzip_],
-    }[order]
-    stream = subscribe("topic=news", HTTP_ACCEPT_ENCODING="gzip")
-    if order == "first":
-        assert "Content-Encoding" not in stream.response
-    next(stream)
-    bus.publish("news", "x" * 1000)
-    assert stream.event().data == "x" * 1000
-
-
 def test_streams_of_others_get_the_headers_too():
     def view(request):
         return StreamingHttpResponse(iter([b"data: 1\n\n"]), content_type="text/event-stream")
@@ -59,29 +43,40 @@ def test_other_responses_are_left_alone():
 
 
 @pytest.mark.parametrize(
-    ("origin", "allowed"),
+    ("said", "sent"),
     [
-        (ORIGIN, True),
-        ("https://app.example.com.evil.example", False),
-        ("https://APP.example.com", False),
-        ("http://app.example.com", False),
-        ("null", False),
-        (None, False),
+        (None, {"no-cache", "no-transform"}),
+        ("no-cache, no-transform", {"no-cache", "no-transform"}),
+        ("private", {"private", "no-cache", "no-transform"}),
+        ("no-store", {"no-store", "no-cache", "no-transform"}),
+        ("public, max-age=60", {"public", "max-age=60", "no-cache", "no-transform"}),
     ],
 )
-def test_cors(subscribe, configure, origin, allowed):
-    configure(ALLOWED_ORIGINS=[ORIGIN])
-    headers = {} if origin is None else {"HTTP_ORIGIN": origin}
-    response = subscribe("topic=news", **headers).response
-    assert response.get("Access-Control-Allow-Origin") == (ORIGIN if allowed else None)
-    assert response.get("Access-Control-Allow-Credentials") == ("true" if allowed else None)
-    assert "Origin" in response["Vary"]
+def test_what_a_view_says_of_caches_is_kept(said, sent):
+    def view(request):
+        headers = {} if said is None else {"Cache-Control": said}
+        return HttpResponse(content_type="TEXT/EVENT-STREAM", headers=headers)
+
+    response = BusMiddleware(view)(RequestFactory().get("/"))
+    assert set(response["Cache-Control"].split(", ")) == sent
 
 
-def test_without_origins_there_is_no_vary(subscribe):
-    response = subscribe("topic=news", HTTP_ORIGIN=ORIGIN).response
-    assert "Access-Control-Allow-Origin" not in response
-    assert "Origin" not in response.get("Vary", "")
+@pytest.mark.parametrize(
+    "content_type", ["text/event-streams", "text/event-stream-not; x=y", "text/plain", ""]
+)
+def test_what_is_no_event_stream(content_type):
+    def view(request):
+        return HttpResponse(headers={"Content-Type": content_type})
+
+    assert "X-Accel-Buffering" not in BusMiddleware(view)(RequestFactory().get("/"))
+
+
+@pytest.mark.parametrize("middleware", [list, tuple])
+def test_where_nothing_is_further_out_the_mark_is_taken_off(settings, client, middleware):
+    settings.MIDDLEWARE = middleware(["flosse_bus.middleware.BusMiddleware"])
+    response = client.get("/events/?topic=news")
+    assert "Content-Encoding" not in response
+    response.close()
 
 
 class TestShutdown:

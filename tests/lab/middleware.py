@@ -6,7 +6,7 @@ import contextlib
 from contextvars import ContextVar
 
 from asgiref.sync import iscoroutinefunction
-from django.http import HttpResponseForbidden, HttpResponseRedirect
+from django.http import HttpResponse, HttpResponseForbidden, HttpResponseRedirect
 from django.utils import timezone, translation
 from django.utils.decorators import (
     async_only_middleware,
@@ -95,5 +95,33 @@ def in_german(get_response):
         def middleware(request):
             with there():
                 return get_response(request)
+
+    return middleware
+
+
+@sync_only_middleware
+def look(get_response):
+    """Read the headers before anybody else."""
+
+    def middleware(request):
+        assert request.headers is not None
+        return get_response(request)
+
+    return middleware
+
+
+@sync_only_middleware
+def allow_all(get_response):
+    """Answer for CORS as django-cors-headers does with ``CORS_ALLOW_ALL_ORIGINS``."""
+
+    def middleware(request):
+        if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
+            response = HttpResponse()
+            response["Access-Control-Allow-Methods"] = "DELETE, GET"
+            response["Access-Control-Allow-Headers"] = "x-custom"
+        else:
+            response = get_response(request)
+        response["Access-Control-Allow-Origin"] = "*"
+        return response
 
     return middleware

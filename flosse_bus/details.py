@@ -1,0 +1,72 @@
+"""What a request says about streams: does it ask for one, and from where on? Values, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import QueryDict
+
+EVENT_STREAM = "text/event-stream"
+#: Bytes of UTF-8. Ids of buses are far shorter; those of generator views are their authors'.
+MAX_ID_SIZE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SSEDetails:
+    """``request.sse``, which :class:`BusMiddleware` sets and which is made on first use."""
+
+    #: Does ``Accept`` name ``text/event-stream``? ``*/*`` alone does not.
+    accepted: bool
+    #: Where the client wants to resume, by the ``Last-Event-ID`` header, else ``?last_event_id=``.
+    #: ``None`` also for what cannot be an id: above 1024 bytes, not UTF-8, with NUL, CR or LF.
+    last_event_id: str | None
+
+    @classmethod
+    def read(cls, meta: Mapping[str, Any]) -> SSEDetails:
+        """Read a request's ``META``. The request itself would be a reference cycle."""
+        position = resume_position(meta, QueryDict(meta.get("QUERY_STRING", "")))
+        return cls(
+            accepted=accepts_stream(meta),
+            last_event_id=position if position is not None and _is_id(position) else None,
+        )
+
+
+def accepts_stream(meta: Mapping[str, Any]) -> bool:
+    """Return whether ``Accept`` names the type of event streams, and not with ``q=0``."""
+    accept = meta.get("HTTP_ACCEPT", "").lower()
+    if EVENT_STREAM not in accept:  # the many requests that do not ask cost no more than this
+        return False
+    for media_range in accept.split(","):
+        name, *params = (part.strip() for part in media_range.split(";"))
+        if name == EVENT_STREAM and _quality(params) > 0:
+            return True
+    return False
+
+
+def resume_position(meta: Mapping[str, Any], query: QueryDict) -> str | None:
+    """Return what the client gives as its last event id, or ``None`` if it gives none.
+
+    It may be anything, and of any length. What is not UTF-8 has U+FFFD in it, as Django does it
+    for a query.
+    """
+    header = meta.get("HTTP_LAST_EVENT_ID", "")
+    try:
+        # Browsers send UTF-8 (WHATWG HTML, 9.2.3), Django gives every header as Latin-1.
+        header = header.encode("latin-1").decode(errors="replace")
+    except UnicodeEncodeError:
+        header = "\ufffd"  # a test's: no server can have received it
+    return header or query.get("last_event_id") or None
+
+
+def _quality(params: list[str]) -> float:
+    """Return what ``q=`` says. Like Django, take what is no number for 1."""
+    try:
+        return float(next((param[2:] for param in params if param.startswith("q=")), 1))
+    except ValueError:
+        return 1
+
+
+def _is_id(text: str) -> bool:
+    return len(text.encode(errors="replace")) <= MAX_ID_SIZE and not set(text) & set("\0\r\n\ufffd")
