@@ -15,6 +15,7 @@ from .exceptions import InvalidBusBackend
 from .topics import authorisers
 
 MIDDLEWARE = "flosse_bus.middleware.BusMiddleware"
+CORS_HEADERS = "corsheaders.middleware.CorsMiddleware"
 
 
 def check_buses(**kwargs: Any) -> list[CheckMessage]:
@@ -35,25 +36,48 @@ def check_buses(**kwargs: Any) -> list[CheckMessage]:
 
 
 def check_middleware(**kwargs: Any) -> list[CheckMessage]:
-    """W002: without the middleware, or with it in the wrong place, streams can be spoilt."""
+    """W002: without the middleware, or with it in a place that defeats it, streams are spoilt."""
     middleware = list(settings.MIDDLEWARE)
     if MIDDLEWARE not in middleware:
         return [
             Warning(
                 f"MIDDLEWARE does not hold {MIDDLEWARE!r}.",
-                hint="Put it first. It ends streams when the server stops and answers for CORS.",
+                hint=(
+                    "Put it first. Without it streams keep a server from stopping, pages of other "
+                    "origins cannot read them, and GZipMiddleware holds back those of other views."
+                ),
                 id="flosse_bus.W002",
             )
         ]
-    if middleware.index(MIDDLEWARE) != 0:
-        return [
+    messages: list[CheckMessage] = []
+    if middleware.count(MIDDLEWARE) > 1:
+        messages.append(
             Warning(
-                f"{MIDDLEWARE!r} is not the first of MIDDLEWARE.",
-                hint="Put it first, so that no other changes a stream after it.",
+                f"MIDDLEWARE holds {MIDDLEWARE!r} {middleware.count(MIDDLEWARE)} times.",
+                hint="Keep the first. Each of them does the whole work for every request.",
                 id="flosse_bus.W002",
             )
-        ]
-    return []
+        )
+    if CORS_HEADERS in middleware[: middleware.index(MIDDLEWARE)] and _lists_origins():
+        messages.append(
+            Warning(
+                f"{CORS_HEADERS!r} comes before {MIDDLEWARE!r} in MIDDLEWARE.",
+                hint=(
+                    "Put it after. From there it answers every preflight without regard to "
+                    "ALLOWED_ORIGINS, and overwrites the headers of streams: with "
+                    "CORS_ALLOW_ALL_ORIGINS browsers then refuse streams with credentials."
+                ),
+                id="flosse_bus.W002",
+            )
+        )
+    return messages
+
+
+def _lists_origins() -> bool:
+    try:
+        return any(load(alias).allowed_origins for alias in configured_aliases())
+    except InvalidBusBackend:
+        return False  # E001 has said so
 
 
 def check_publications(**kwargs: Any) -> list[CheckMessage]:

@@ -8,6 +8,10 @@ from django.core.management.base import SystemCheckError
 from flosse_bus import topic
 from flosse_bus.topics import authorisers
 
+BUS, CORS = "flosse_bus.middleware.BusMiddleware", "corsheaders.middleware.CorsMiddleware"
+GZIP = "django.middleware.gzip.GZipMiddleware"
+LISTED = {"default": {"ALLOWED_ORIGINS": ["https://app.example.com"]}}
+
 
 def found(settings, **changes):
     for name, value in changes.items():
@@ -29,17 +33,26 @@ def test_a_sound_project_has_nothing_to_hear(settings):
         ({"FLOSSE_BUS": {"audit": {}}}, "flosse_bus.E001", "there must be a bus 'default'"),
         ({"DEBUG": False}, "flosse_bus.W001", "MemoryBackend reaches only"),
         ({"MIDDLEWARE": []}, "flosse_bus.W002", "MIDDLEWARE does not hold"),
-        (
-            {"MIDDLEWARE": ["django.middleware.gzip.GZipMiddleware", "flosse_bus.middleware.BusMiddleware"]},
-            "flosse_bus.W002",
-            "is not the first",
-        ),
+        ({"MIDDLEWARE": [BUS, GZIP, BUS]}, "flosse_bus.W002", "2 times"),
+        ({"MIDDLEWARE": (CORS, BUS), "FLOSSE_BUS": LISTED}, "flosse_bus.W002", "comes before"),
         ({"FLOSSE_BUS": {"default": {"PUBLIC_TOPICS": ["**"]}}}, "flosse_bus.W003", "is never asked"),
     ],
 )  # fmt: skip
 def test_what_is_found(settings, changes, id, message):
     settings.DEBUG = True
     assert message in found(settings, **changes)[id]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"MIDDLEWARE": [GZIP, "django.middleware.http.ConditionalGetMiddleware", BUS]},
+        {"MIDDLEWARE": [BUS, CORS], "FLOSSE_BUS": LISTED},
+        {"MIDDLEWARE": [CORS, BUS]},  # no bus lists an origin
+    ],
+)
+def test_places_of_the_middleware_that_do_no_harm(settings, changes):
+    assert found(settings, DEBUG=True, **changes) == {}
 
 
 def test_an_authoriser_is_shadowed_only_if_every_bus_makes_its_topic_public(settings):
