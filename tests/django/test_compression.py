@@ -170,9 +170,11 @@ def test_a_stream_has_no_version(settings, client, order):
     assert "Last-Modified" not in response
 
 
-def test_a_conditional_request_that_does_not_ask_for_a_stream_gets_it(settings, client):
+@pytest.mark.parametrize("url", ["/versioned/", "/complete/"])
+@pytest.mark.parametrize("match", ['"1"', "*"])
+def test_a_conditional_request_that_does_not_ask_for_a_stream_gets_it(settings, client, url, match):
     settings.MIDDLEWARE = [CONDITIONAL, BUS]
-    response = client.get("/versioned/", HTTP_IF_NONE_MATCH='"1"')
+    response = client.get(url, HTTP_IF_NONE_MATCH=match)
     assert response.status_code == 200
     response.close()
 
@@ -214,6 +216,17 @@ def with_begun():
     return response
 
 
+def with_begun_async():
+    async def parts():
+        yield b"x"
+        yield b"y"
+
+    response = compressed(parts())
+    with pytest.raises(StopIteration):  # that is its first part
+        response._iterator.__anext__().send(None)
+    return response
+
+
 def encoded(encoding, content, response_class=StreamingHttpResponse):
     response = response_class(content, content_type="text/event-stream")
     response["Content-Encoding"] = encoding
@@ -225,6 +238,7 @@ UNKNOWN = {
     "someone else's gzip": lambda: encoded("gzip", (part for part in [b"x"])),
     "no generator": lambda: encoded("gzip", Once()),
     "begun": with_begun,
+    "begun, async": with_begun_async,
     "complete brotli": lambda: encoded("br", b"x", HttpResponse),
     "complete, but no gzip": lambda: encoded("gzip", b"x", HttpResponse),
     "complete, but cut off": lambda: encoded("gzip", gzip.compress(b"x")[:-9], HttpResponse),
