@@ -165,6 +165,52 @@ def test_an_event_source_gives_up_on_403(serve, page):
     assert state == 2  # CLOSED
 
 
+@pytest.mark.parametrize("listed", [True, False])
+def test_pages_of_other_origins(serve, page, listed):
+    """An origin is scheme, host and port: a second server's pages are of another one."""
+    pages = serve("uvicorn")
+    server = serve("uvicorn", bus={"ALLOWED_ORIGINS": [pages.url] if listed else []})
+    page.goto(f"{pages.url}/login/")
+    seen = page.evaluate(
+        """async (events) => {
+            const source = new EventSource(`${events}?topic=news`, { withCredentials: true });
+            const first = await new Promise((resolve) => {
+                source.onopen = () => resolve("open");
+                source.onerror = () => resolve("error");
+            });
+            source.close();
+            const ask = async (query, headers) => {
+                try {
+                    const response = await fetch(events + query, { headers, credentials: "include" });
+                    if (response.status != 200) return [response.status, await response.json()];
+                    const reader = response.body.getReader();
+                    const { value } = await reader.read();
+                    reader.cancel();
+                    return [200, new TextDecoder().decode(value).slice(0, 6)];
+                } catch (error) {
+                    return [error.name];
+                }
+            };
+            return [
+                first,
+                await ask("?topic=news", { "Last-Event-ID": "earliest" }),
+                await ask("?topic=news", { Authorization: "Bearer x", Accept: "text/event-stream" }),
+                await ask("?topic=secret", { "Last-Event-ID": "earliest" }),
+                await ask("?topic=news", { "X-Other": "1" }),
+                await ask("health/", {}),
+            ];
+        }""",
+        f"{server.url}/events/",
+    )
+    assert seen[-2:] == [["TypeError"], ["TypeError"]]  # never ours to allow
+    if listed:
+        assert seen[:3] == ["open", [200, "retry:"], [200, "retry:"]]
+        status, body = seen[3]
+        assert (status, body["topics"]) == (403, ["secret"])
+    else:
+        assert seen[:4] == ["error", ["TypeError"], ["TypeError"], ["TypeError"]]
+
+
 def test_the_page_is_closed_and_the_stream_is_gone(serve, http, page):
     server = serve("uvicorn")
     page.goto(server.url)
