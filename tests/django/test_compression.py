@@ -13,7 +13,7 @@ from django.middleware.gzip import GZipMiddleware
 from django.test import RequestFactory
 
 from flosse_bus import bus, compression
-from flosse_bus.responses import EventStreamResponse
+from flosse_bus.responses import StreamResponse
 from tests.asgi import site
 from tests.lab import streams
 
@@ -119,18 +119,36 @@ def test_what_is_complete(settings, client, order, accept):
         assert int(response["Content-Length"]) == len(response.content)
 
 
+@pytest.fixture
+def handed_over(monkeypatch):
+    """What responses have given to our ASGI application: None where something was wrapped."""
+    seen, really = [], StreamResponse.hand_over
+
+    def hand_over(self):
+        seen.append(really(self))
+        return seen[-1]
+
+    monkeypatch.setattr(StreamResponse, "hand_over", hand_over)
+    return seen
+
+
+@orders
+def test_generators_are_handed_over(settings, handed_over, run, order):
+    settings.MIDDLEWARE = [*order]
+
+    async def main():
+        async with site() as here:
+            stream = await here.get("/generated/", headers=[("accept-encoding", "gzip")])
+            assert stream.data == ["1"]
+
+    run(main())
+    assert [stream is not None for stream in handed_over] == [True]
+
+
 @orders
 @accepts
-def test_our_own_are_handed_over(settings, monkeypatch, run, order, accept):
+def test_our_own_are_handed_over(settings, handed_over, run, order, accept):
     settings.MIDDLEWARE = [*order]
-    handed_over = []
-    monkeypatch.setattr(
-        EventStreamResponse,
-        "hand_over",
-        lambda self, really=EventStreamResponse.hand_over: (
-            handed_over.append(really(self)) or handed_over[-1]
-        ),
-    )
     sent = [("accept-encoding", "gzip"), ("if-none-match", "*")]
     sent += [] if accept is None else [("accept", accept)]
 

@@ -57,7 +57,16 @@ READABLE = {
     ],
 )
 @pytest.mark.parametrize(
-    "url", ["/events/?topic=news", "/marked/", "/sync/", "/events/?topic=secret", "/refused/"]
+    "url",
+    [
+        "/events/?topic=news",
+        "/events/?topic=secret",
+        "/refused/",
+        "/generated/",
+        "/generated/for-nobody/",
+        "/marked/",
+        "/sync/",
+    ],
 )
 def test_origins_are_compared_exactly(client, url, origin, allowed):
     headers = {} if origin is None else {"HTTP_ORIGIN": origin}
@@ -91,6 +100,7 @@ REFUSALS = [
     ("/events/?topic=secret", 403),
     ("/events/?topic=a&topic=b&topic=c", 429),
     ("/refused/", 403),
+    ("/generated/for-nobody/", 403),
     ("/events/?topic=down", 503),
 ]
 
@@ -167,6 +177,8 @@ PREFLIGHTS = [
     ("/events/", None, "GET", "last-event-id", None),
     ("/audit/", ORIGIN, "GET", "last-event-id", None),
     ("/refused/", ORIGIN, "GET", "authorization", ALL),
+    ("/generated/", ORIGIN, "POST", "content-type", ALL),
+    ("/generated/for-nobody/", ORIGIN, "POST", "content-type", ALL),
     ("/marked/", ORIGIN, "POST", "content-type", ALL),
     ("/marked/", FOREIGN, "POST", "content-type", None),
     ("/de/local/", ORIGIN, "GET", "authorization", ALL),

@@ -7,8 +7,15 @@ from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import include, path
 from django.views.decorators.cache import never_cache
 
+from flosse_bus import sse_stream
 from flosse_bus.permissions import BaseSSEPermission
 from flosse_bus.views import SubscribeView
+
+
+class No(BaseSSEPermission):
+    def has_permission(self, request):
+        return False
+
 
 BLOCKS = [b"data: %d\n\n" % n for n in range(100)]
 #: How many blocks have been asked for: by whoever looks ahead, more than by whoever reads.
@@ -57,6 +64,16 @@ def exposing(request):
     return response
 
 
+@sse_stream
+def generated(request):
+    yield "1"
+
+
+@sse_stream(permission_classes=[No])
+async def generated_for_nobody(request):
+    yield "1"
+
+
 def broken(request):
     raise ValueError
 
@@ -84,11 +101,6 @@ class AuditView(SubscribeView):
     bus = "audit"
 
 
-class No(BaseSSEPermission):
-    def has_permission(self, request):
-        return False
-
-
 urlpatterns = [
     path("sync/", sync_stream),
     path("async/", async_stream),
@@ -96,6 +108,8 @@ urlpatterns = [
     path("versioned/", versioned),
     path("marked/", marked),
     path("exposing/", exposing),
+    path("generated/", generated),
+    path("generated/for-nobody/", generated_for_nobody),
     path("broken/", broken),
     path("ordinary/", ordinary),
     path("details/", details),
