@@ -36,9 +36,11 @@ def preflight(request: HttpRequest) -> HttpResponse | None:
     It is for a stream if the URL leads to a view that says so, or if ``Last-Event-ID`` is to be
     sent.
     """
+    if request.method != "OPTIONS":
+        return None
     origin = request.META.get("HTTP_ORIGIN")
     method = request.META.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD")
-    if request.method != "OPTIONS" or not origin or not method:
+    if not origin or not method:
         return None
     requested = request.META.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "").lower().split(",")
     names = {name.strip() for name in requested} - {""}

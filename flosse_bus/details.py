@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from django.http import QueryDict
@@ -13,24 +12,35 @@ EVENT_STREAM = "text/event-stream"
 MAX_ID_SIZE = 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SSEDetails:
-    """``request.sse``, which :class:`BusMiddleware` sets and which is made on first use."""
+    """``request.sse``, which :class:`BusMiddleware` sets. Nothing is read before it is used."""
 
-    #: Does ``Accept`` name ``text/event-stream``? ``*/*`` alone does not.
-    accepted: bool
-    #: Where the client wants to resume, by the ``Last-Event-ID`` header, else ``?last_event_id=``.
-    #: ``None`` also for what cannot be an id: above 1024 bytes, not UTF-8, with NUL, CR or LF.
-    last_event_id: str | None
+    __slots__ = ("_last_event_id", "_meta")
 
-    @classmethod
-    def read(cls, meta: Mapping[str, Any]) -> SSEDetails:
-        """Read a request's ``META``. The request itself would be a reference cycle."""
-        position = resume_position(meta, QueryDict(meta.get("QUERY_STRING", "")))
-        return cls(
-            accepted=accepts_stream(meta),
-            last_event_id=position if position is not None and _is_id(position) else None,
-        )
+    def __init__(self, meta: Mapping[str, Any]) -> None:
+        self._meta = meta  # the request itself would be a reference cycle
+
+    def __repr__(self) -> str:
+        return f"<SSEDetails accepted={self.accepted} last_event_id={self.last_event_id!r}>"
+
+    @property
+    def accepted(self) -> bool:
+        """Does ``Accept`` name ``text/event-stream``? ``*/*`` alone does not."""
+        return accepts_stream(self._meta)
+
+    @property
+    def last_event_id(self) -> str | None:
+        """Where the client wants to resume: the ``Last-Event-ID`` header, else ``?last_event_id=``.
+
+        ``None`` also for what cannot be an id: above 1024 bytes, not UTF-8, with NUL, CR or LF.
+        """
+        try:
+            return self._last_event_id
+        except AttributeError:
+            position = resume_position(self._meta, QueryDict(self._meta.get("QUERY_STRING", "")))
+            is_id = position is not None and _is_id(position)
+            self._last_event_id: str | None = position if is_id else None
+            return self._last_event_id
 
 
 def accepts_stream(meta: Mapping[str, Any]) -> bool:

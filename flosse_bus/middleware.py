@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -11,7 +10,6 @@ from django.conf import settings
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_cache_control
-from django.utils.functional import SimpleLazyObject
 
 from . import compression, cors
 from .details import EVENT_STREAM, SSEDetails, accepts_stream
@@ -66,7 +64,7 @@ class BusMiddleware:
         # Where the middleware is there twice, the request has been through the outer one.
         last = self._outermost and not hasattr(request, "sse")
         meta = request.META
-        cast(Any, request).sse = SimpleLazyObject(partial(SSEDetails.read, meta))
+        cast(Any, request).sse = SSEDetails(meta)
         if accepts_stream(meta):
             # What middleware further in does to the response is done when we see it.
             _unconditional(request)

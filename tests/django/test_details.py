@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import weakref
 
@@ -13,7 +12,6 @@ from django.http import HttpResponse
 from django.test import AsyncRequestFactory, RequestFactory
 
 from flosse_bus import details
-from flosse_bus.details import SSEDetails
 from flosse_bus.middleware import BusMiddleware
 from tests.asgi import Exchange
 
@@ -133,19 +131,29 @@ def test_async_factories_too():
 
 
 def test_it_is_read_when_it_is_used_and_once(monkeypatch):
-    read = []
-    real = SSEDetails.read.__func__
-    monkeypatch.setattr(
-        details.SSEDetails,
-        "read",
-        classmethod(lambda cls, meta: read.append(meta) or real(cls, meta)),
-    )
+    read, real = [], details.resume_position
+
+    def resume_position(*args):
+        read.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(details, "resume_position", resume_position)
     sse = of(wsgi(HTTP_LAST_EVENT_ID="1"))
+    assert sse.accepted is False
     assert read == []
-    assert (sse.last_event_id, sse.last_event_id, sse.accepted) == ("1", "1", False)
+    assert (sse.last_event_id, sse.last_event_id) == ("1", "1")
     assert len(read) == 1
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        sse._wrapped.accepted = True
+
+
+@pytest.mark.parametrize("name", ["accepted", "last_event_id", "other"])
+def test_it_cannot_be_changed(name):
+    with pytest.raises(AttributeError):
+        setattr(of(wsgi()), name, "x")
+
+
+def test_it_can_be_printed():
+    sse = of(wsgi(HTTP_LAST_EVENT_ID="1", HTTP_ACCEPT="text/event-stream"))
+    assert repr(sse) == "<SSEDetails accepted=True last_event_id='1'>"
 
 
 def test_it_keeps_no_request_alive():
