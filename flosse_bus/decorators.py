@@ -11,6 +11,7 @@ from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.utils.cache import patch_cache_control
 
 from .access import Refusal, ask_permissions
 from .exceptions import TooManyStreams
@@ -120,8 +121,11 @@ def stream(
             f"{label} returned {content!r}: expected a generator (does it yield?) or a response."
         )
     if request.method == "HEAD":
-        headers = {name: value for name, value in HEADERS.items() if name != "Content-Encoding"}
-        return HttpResponse(content_type=CONTENT_TYPE, headers=headers)
+        response = HttpResponse(content_type=CONTENT_TYPE, headers=HEADERS)
+        del response.headers["Content-Encoding"]
+        # UpdateCacheMiddleware would keep it: it is no stream, and minds only "private".
+        patch_cache_control(response, private=True)
+        return response
     try:
         return SSEResponse(request, content, retry=retry, heartbeat=heartbeat, label=label)
     except TooManyStreams as error:

@@ -128,15 +128,13 @@ def names():
 @sse_stream(heartbeat=0.1)
 def following(request, name):
     with Watched(name):
-        yield from bus.follow("news", after=request.headers.get("Last-Event-ID"), snapshot=names)
+        yield from bus.follow("news", after=request.sse.last_event_id, snapshot=names)
 
 
 @sse_stream(heartbeat=0.1)
 async def afollowing(request, name):
     with Watched(name):
-        async for item in bus.afollow(
-            "news", after=request.headers.get("Last-Event-ID"), snapshot=names
-        ):
+        async for item in bus.afollow("news", after=request.sse.last_event_id, snapshot=names):
             yield item
 
 
