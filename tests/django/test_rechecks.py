@@ -13,16 +13,19 @@ from django.db import connections
 from flosse_bus import access, bus
 from flosse_bus.transport import fanout, rechecks
 from tests.asgi import eventually, site
+from tests.lab.urls import Ask
 
 STREAMS = 60
 NO = json.dumps({"code": "forbidden", "detail": "You may not read this stream."})
 
 
 @pytest.fixture
-def due(monkeypatch):
-    """Ask again as often as one looks, long before it is overdue."""
+def looks(monkeypatch):
+    """Have every stream asked about as often as one looks: return the list of looks."""
+    looks = []
     monkeypatch.setattr(fanout, "WATCH", 0.01)
-    monkeypatch.setattr(access, "random", SimpleNamespace(uniform=lambda least, most: 0.0))
+    monkeypatch.setattr(access.Access, "due", property(lambda self: not looks.append(self)))
+    return looks
 
 
 @pytest.fixture
@@ -51,8 +54,7 @@ def tasks():
     return len(asyncio.all_tasks())
 
 
-@pytest.mark.usefixtures("due")
-def test_streams_go_on_and_hold_no_task_while_they_wait_for_their_turn(run, door):
+def test_streams_go_on_and_hold_no_task_while_they_wait_for_their_turn(run, door, looks):
     async def main():
         async with site() as here:
             streams = [await here.follow("/asked/") for _ in range(STREAMS)]
@@ -61,6 +63,10 @@ def test_streams_go_on_and_hold_no_task_while_they_wait_for_their_turn(run, door
             # More than those that are being asked about stay where they are: in the queue.
             await eventually(lambda: door.waiting == rechecks.AT_ONCE, "threads that ask")
             assert tasks() <= before + rechecks.AT_ONCE
+            looks.clear()
+            await eventually(lambda: len(looks) >= 3 * STREAMS, "some more looks")
+            waiting = fanout.fanouts.here().rechecks._waiting
+            assert len(waiting) == len(set(waiting)) == STREAMS - rechecks.AT_ONCE
             await bus.apublish("private", 1, using=None)
             for stream in streams:
                 await stream.got("1")
@@ -96,6 +102,24 @@ def test_what_is_overdue_waits_for_its_answer(run, door):
 
 def accesses(here):
     return [outlet._stream.access for outlet in fanout.fanouts.here().guarded]
+
+
+def test_nothing_but_a_yes_counts(rf, ask, monkeypatch):
+    """The stream goes on meanwhile, so a question must not count as an answer."""
+    now, before, answers = [0.0], [], [True, True, False]
+    monkeypatch.setattr(access, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    ask(lambda request: before.append(one.overdue) or answers.pop(0))
+    one = access.Access(
+        bus.config, ("x",), permission_classes=[Ask], recheck_every=60, trusted=True
+    )
+    assert one.check(rf.get("/")) is None
+    now[0] = 61.0
+    assert one.recheck() is None
+    assert not one.overdue
+    now[0] = 62.0
+    assert one.recheck() is not None
+    assert one.overdue
+    assert before == [False, True, False]
 
 
 @pytest.mark.parametrize("how", ["leave", "shutdown"])
