@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -95,9 +96,12 @@ class Access:
 
     def recheck(self) -> Refusal | None:
         """Ask again, for the session and user as they are now."""
-        self._checked = time.monotonic()
-        self._due = self._checked + self._recheck_every * random.uniform(0.75, 0.95)
-        return None if self._kept is None else self._check(again(self._kept))
+        begun = time.monotonic()
+        refusal = None if self._kept is None else self._check(again(self._kept))
+        self._due = begun + self._recheck_every * random.uniform(0.75, 0.95)
+        # The stream may go on meanwhile: nothing counts before it is known to be a yes.
+        self._checked = begun if refusal is None else -math.inf
+        return refusal
 
     def _check(self, request: HttpRequest) -> Refusal | None:
         refusal = ask_permissions(request, [one() for one in self._permission_classes])

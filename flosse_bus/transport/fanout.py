@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..subscription import Item
 from .loops import PerLoop
+from .rechecks import Rechecks
 from .shortcut import chunk
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class FanOut:
         self.blocked: set[Outlet] = set()
         #: Streams whose permission is asked again from time to time.
         self.guarded: set[Outlet] = set()
+        self.rechecks = Rechecks()
 
     def queue(self, outlet: Outlet) -> None:
         """Give a stream a turn. It is not queued already."""

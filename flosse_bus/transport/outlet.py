@@ -14,8 +14,7 @@ from asyncio import _enter_task, _leave_task
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from asgiref.sync import sync_to_async
-
+from ..access import Refusal
 from ..hub import Hub
 from ..message import Message
 from ..subscription import Item, Subscription
@@ -24,7 +23,6 @@ from .peer import FAREWELL, PIECE, limit_unacknowledged
 from .servers import Connection, Send
 from .shortcut import find_transport
 from .stepping import DONE, rest
-from .stock import recheck
 from .stream import Stream, logger
 
 #: Bytes that may wait in the server's transport, which then refers to what all streams share.
@@ -40,6 +38,7 @@ class Outlet:
 
     __slots__ = (
         "__weakref__",
+        "_asking",
         "_blocked_since",
         "_context",
         "_done",
@@ -52,6 +51,7 @@ class Outlet:
         "_owner",
         "_prefix",
         "_queued",
+        "_refusal",
         "_send",
         "_stream",
         "_task",
@@ -80,6 +80,8 @@ class Outlet:
         self._context = context
         self._owner = asyncio.current_task()
         self._guarded = not stream.access.always
+        self._asking = False
+        self._refusal: Refusal | None = None
         self._envelope = stream.envelope
         self._transport: asyncio.Transport | None = None
         self._done = False
@@ -130,16 +132,23 @@ class Outlet:
             self._queued = True
             self._fanout.queue(self)
 
-    def pump(self) -> None:
-        """Send what is pending, as far as that goes without waiting."""
+    def pump(self, *, asked: bool = False) -> None:
+        """Send what is pending, as far as that goes without waiting.
+
+        ``asked``: the answer has come just now, which counts for once however long it took.
+        """
         if self._done:
             return
         subscription = self.subscription
         if subscription.closed is not None:
             self._go_on(self._finish)
             return
-        if self._guarded and self._stream.access.overdue:
-            self._go_on(self._ask_again)
+        if self._refusal is not None:
+            self._go_on(partial(self._finish, self._stream.error(self._refusal)))
+            return
+        if self._guarded and not asked and self._stream.access.overdue:
+            self._queued = False
+            self._ask_again()
             return
         items = subscription.take()
         if items and not self._write_chunk(items):
@@ -222,10 +231,12 @@ class Outlet:
             self._block()
             await first()
             while not self._done:
-                if self._guarded and self._stream.access.overdue:
-                    await self._ask_again()
-                elif self.subscription.closed is not None:
+                if self.subscription.closed is not None:
                     await self._finish()
+                elif self._refusal is not None:
+                    await self._finish(self._stream.error(self._refusal))
+                elif self._guarded and self._stream.access.overdue:
+                    break
                 elif data := self._next():
                     await self._write(data)
                 else:
@@ -256,17 +267,35 @@ class Outlet:
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
         self._over()
 
-    async def _ask_again(self) -> None:
-        self._unblock()
-        refusal = await sync_to_async(recheck, thread_sensitive=False)(self._stream)
-        if refusal is not None and not self._done:
-            await self._finish(self._stream.error(refusal))
+    # Asking again
 
     def check_access(self) -> None:
         """Ask again before it is overdue, so that no event has to wait for the answer."""
-        if self._stream.access.due and not self._queued:
+        if self._stream.access.due:
+            self._ask_again()
+
+    def _ask_again(self) -> None:
+        if not self._asking:
+            self._asking = True
+            self._fanout.rechecks.add(self)
+
+    def ask(self) -> Refusal | None:
+        """Ask again. Sync code, in a thread: it may use the ORM."""
+        return self._context.copy().run(self._stream.access.recheck)
+
+    def answered(self, answer: Refusal | Exception | None) -> None:
+        """It has been asked."""
+        if self._done:
+            return
+        if isinstance(answer, Exception):
+            logger.error("stream ended, as its permission could not be checked", exc_info=answer)
+            self._over()
+            return
+        self._refusal = answer
+        self._asking = False
+        if not self._queued and (answer is not None or self.subscription.more):
             self._queued = True
-            self._go_on(self._ask_again)
+            self.pump(asked=True)
 
     # The end
 

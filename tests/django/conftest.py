@@ -4,6 +4,7 @@ import contextlib
 import gc
 
 import pytest
+from django.db import connections
 from django.test import AsyncClient, Client
 from django.urls import include, path
 
@@ -12,6 +13,7 @@ from flosse_bus.changes import unpublish_changes
 from flosse_bus.transport import opened, slots
 from flosse_bus.wire import Decoder
 from testproject.shop.models import Customer, Order
+from tests.lab.urls import Ask
 from tests.processes import wait_until
 
 
@@ -107,3 +109,31 @@ def at(settings):
     yield at
     gc.collect()
     wait_until(lambda: (opened.count(), slots.taken()) == (0, 0), "every stream to be closed")
+
+
+@pytest.fixture
+def ask(settings, monkeypatch):
+    """Let a test decide who may read those views."""
+    settings.ROOT_URLCONF = "tests.lab.urls"
+
+    def ask(answer):
+        monkeypatch.setattr(Ask, "answer", staticmethod(answer))
+
+    return ask
+
+
+@pytest.fixture
+def file_database(tmp_path, django_db_blocker):
+    """A database whose connections can be closed, unlike that of the suite."""
+    connections.settings["file"] = {
+        **connections["default"].settings_dict,
+        "NAME": str(tmp_path / "db.sqlite3"),
+        "CONN_MAX_AGE": None,
+        "OPTIONS": {},
+    }
+    with django_db_blocker.unblock():
+        yield connections.settings["file"]
+        if hasattr(connections._connections, "file"):
+            connections["file"].close()
+            del connections["file"]
+    del connections.settings["file"]

@@ -17,20 +17,8 @@ from flosse_bus import bus, sse_stream
 from flosse_bus.asgi import get_asgi_application
 from flosse_bus.exceptions import BackendUnavailable
 from tests.asgi import Exchange, eventually, site
-from tests.lab.urls import Ask
 
 LAB = "tests.lab.middleware"
-
-
-@pytest.fixture
-def ask(settings, monkeypatch):
-    """Let a test decide who may read those views."""
-    settings.ROOT_URLCONF = "tests.lab.urls"
-
-    def ask(answer):
-        monkeypatch.setattr(Ask, "answer", staticmethod(answer))
-
-    return ask
 
 
 def test_events_arrive_in_order_and_a_stream_resumes(run):
@@ -79,23 +67,6 @@ def test_djangos_request_is_over_before_the_head_goes_out(run):
         run(main())
     finally:
         request_finished.disconnect(finished)
-
-
-@pytest.fixture
-def file_database(tmp_path, django_db_blocker):
-    """A database whose connections can be closed, unlike that of the suite."""
-    connections.settings["file"] = {
-        **connections["default"].settings_dict,
-        "NAME": str(tmp_path / "db.sqlite3"),
-        "CONN_MAX_AGE": None,
-        "OPTIONS": {},
-    }
-    with django_db_blocker.unblock():
-        yield connections.settings["file"]
-        if hasattr(connections._connections, "file"):
-            connections["file"].close()
-            del connections["file"]
-    del connections.settings["file"]
 
 
 @pytest.mark.parametrize("atomic", [False, True])

@@ -1,0 +1,86 @@
+"""Ask again whether open streams may go on: a few at a time, one after another in each thread.
+
+A stream that waits for its turn is one reference in a queue. With a task, a context and a place in
+the executor's queue it would be a third of what it holds in all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from asgiref.sync import sync_to_async
+from django.db import connections
+
+from ..access import Refusal
+from .stock import release_connections
+
+if TYPE_CHECKING:
+    from .outlet import Outlet
+
+logger = logging.getLogger("flosse_bus")
+
+#: Threads that ask at once, for each event loop.
+AT_ONCE = 4
+#: Seconds for which a thread goes on with the same database connection.
+SLICE = 0.25
+
+Answers = list[tuple["Outlet", "Refusal | Exception | None"]]
+
+
+class Rechecks:
+    """Those of one event loop that wait to be asked about."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Outlet] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, outlet: Outlet) -> None:
+        """Ask about a stream that is not waiting already, and tell it by ``answered``."""
+        self._waiting.append(outlet)
+        if len(self._tasks) < AT_ONCE:
+            task = asyncio.get_running_loop().create_task(self._work())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            answers: Answers = []
+            try:
+                await sync_to_async(_ask, thread_sensitive=False)(self._waiting, answers)
+            except Exception:
+                logger.exception("database connections could not be given back")
+            for outlet, answer in answers:  # which may enter the task of its own request
+                loop.call_soon(outlet.answered, answer)
+
+
+def _ask(waiting: deque[Outlet], answers: Answers) -> None:
+    """Ask about whoever is next, until nobody is or others may want the thread."""
+    end = time.monotonic() + SLICE
+    try:
+        while waiting and time.monotonic() < end:
+            try:
+                outlet = waiting.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            if outlet.ended.done():
+                continue
+            try:
+                answers.append((outlet, outlet.ask()))
+            except Exception as error:  # noqa: BLE001  # because it ends this stream alone
+                answers.append((outlet, error))
+            _leave_clean()
+    finally:
+        release_connections()
+
+
+def _leave_clean() -> None:
+    """Keep nothing for the next stream that is broken, or sees the database as it was before."""
+    for connection in connections.all(initialized_only=True):
+        if connection.errors_occurred or not connection.autocommit:
+            release_connections()
+            return
