@@ -20,6 +20,7 @@ from .conf import BusConfig
 from .cursor import EARLIEST, Cursor
 from .events import Record
 from .exceptions import BackendUnavailable
+from .notices import Notices, Outages
 from .switchboard import Switchboard, parse_cursor
 
 T = TypeVar("T")
@@ -44,12 +45,15 @@ class Feed:
         backend: BusBackend,
         config: BusConfig,
         board: Switchboard,
+        notices: Notices,
         *,
         collapsed: Callable[[], None],
     ) -> None:
         self._backend = backend
         self._config = config
         self._board = board
+        self._notices = notices
+        self._outages = Outages(config.alias)
         self._collapsed = collapsed
         # Held while what is followed, or who listens to it, changes.
         self._changing = asyncio.Lock()
@@ -249,12 +253,12 @@ class Feed:
         try:
             async for heard in self._heard:
                 await self._take(heard)
-            logger.warning("listening on bus %r has ended, trying again", self._config.alias)
+            self._outages.begin(None, expected=True)
         except BackendUnavailable as error:
-            logger.warning("bus %r is not heard any more: %s", self._config.alias, error)
-        except Exception:
-            # Streams stay open: what they miss now is read from the log afterwards.
-            logger.exception("listening on bus %r failed, trying again", self._config.alias)
+            self._outages.begin(error, expected=True)
+        except Exception as error:  # noqa: BLE001  # because streams stay open, whatever it is
+            # What they miss now is read from the log afterwards.
+            self._outages.begin(error, expected=False)
 
     async def _take(self, heard: Heard) -> None:
         if isinstance(heard, Interruption):
@@ -297,12 +301,11 @@ class Feed:
                     await asyncio.wait_for(self._replace_listener(), PATIENCE)
                 self._down = False
                 await self._repair()
-                logger.warning("bus %r is heard again", self._config.alias)
+                self._outages.end()
                 return
             except Exception as error:  # noqa: BLE001  # because whatever it is, trying goes on
                 self._down = True
-                why = str(error) or repr(error)
-                logger.warning("bus %r is still not there: %s", self._config.alias, why)
+                self._outages.go_on(error)
 
     async def _replace_listener(self) -> None:
         await self._hang_up()
@@ -332,7 +335,8 @@ class Feed:
                 try:
                     await self._listener.probe()
                 except Exception:
-                    logger.exception("bus %r: could not probe its listener", self._config.alias)
+                    if self._notices.due("its listener could not be probed"):
+                        logger.exception("bus %r: could not probe its listener", self._config.alias)
 
     async def _tidy(self) -> None:
         while True:
@@ -349,8 +353,9 @@ class Feed:
             with self._board.lock:
                 idle = self._board.drop_idle(time.monotonic() - linger)
                 self._board.drop_dead(time.time())
-            if idle:
-                await asyncio.wait_for(self._heard.unwatch(idle), PATIENCE)
+            if idle and not self._down:  # the next listener hears of what is followed then
+                with contextlib.suppress(BackendUnavailable):  # whoever iterates it says so
+                    await asyncio.wait_for(self._heard.unwatch(idle), PATIENCE)
 
 
 def in_own_context(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

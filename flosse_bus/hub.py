@@ -16,6 +16,7 @@ from .backends.base import BusBackend
 from .conf import BusConfig
 from .cursor import Cursor
 from .feed import Feed, in_own_context
+from .notices import Notices
 from .subscription import Signal, Subscription
 from .switchboard import Switchboard
 
@@ -25,18 +26,21 @@ logger = logging.getLogger("flosse_bus")
 class Hub:
     """Made by :class:`~flosse_bus.hubs.Hubs`, inside the event loop that it will run on."""
 
-    def __init__(self, backend: BusBackend, config: BusConfig) -> None:
+    def __init__(self, backend: BusBackend, config: BusConfig, notices: Notices) -> None:
         self._backend = backend
         self._config = config
+        self._notices = notices
         self._openings: set[asyncio.Task[None]] = set()
         self._keeping: asyncio.Task[None] | None = None
-        self._stopped = False
+        self._ending: str | None = None
         self.loop = asyncio.get_running_loop()
         self._begin()
 
     def _begin(self) -> None:
-        self.board = Switchboard(self._config)
-        self.feed = Feed(self._backend, self._config, self.board, collapsed=self._collapse)
+        self.board = Switchboard(self._config, self._notices)
+        self.feed = Feed(
+            self._backend, self._config, self.board, self._notices, collapsed=self._collapse
+        )
 
     async def open(
         self,
@@ -67,10 +71,10 @@ class Hub:
         # Whoever comes back to a topic that is followed, with a cursor that this hub can judge,
         # costs the backend nothing and waits for nobody.
         tail = self.feed.tail_at_once(after)
-        if self._stopped or tail is None or not self._place(subscription, after, tail):
+        if self._ending is not None or tail is None or not self._place(subscription, after, tail):
             await self._open_in_time(subscription, after)
-        if self._stopped:
-            subscription.end("shutdown")
+        if self._ending is not None:
+            subscription.end(self._ending)
         return subscription
 
     async def _open_in_time(self, subscription: Subscription, after: str | None) -> None:
@@ -88,11 +92,11 @@ class Hub:
             self._openings.discard(opening)
         if not opening.cancelled():
             opening.result()
-        elif not self._stopped:
+        elif self._ending is None:
             raise self.feed.out_of_patience()
 
     async def _open(self, subscription: Subscription, after: str | None) -> None:
-        while not self._stopped:
+        while self._ending is None:
             await self.feed.follow(subscription.names)
             tail = await self.feed.tail_for(after)
             if self._place(subscription, after, tail):
@@ -112,13 +116,13 @@ class Hub:
             self.board.place(subscription, after, tail)
             return True
 
-    def close(self, subscription: Subscription) -> None:
+    def close(self, subscription: Subscription, reason: str = "closed") -> None:
         """Take out a subscription that nobody reads any more. Again is harmless.
 
         It never waits for the lock: a reader may be closed by the garbage collector, in the midst
         of anything that this very thread does under it.
         """
-        subscription.closed = subscription.closed or "closed"
+        subscription.closed = subscription.closed or reason
         if self.board.lock.acquire(blocking=False):
             try:
                 self.board.take_out(subscription)
@@ -145,11 +149,12 @@ class Hub:
         with self.board.lock:
             subscription.closed = subscription.closed or reason
             self.board.counters["timeouts"] += 1
-        logger.warning("stream given up (%s) on %s", reason, ", ".join(subscription.names))
+        if self._notices.due(f"stream given up ({reason})"):
+            logger.warning("stream given up (%s) on %s", reason, ", ".join(subscription.names))
 
     def end_all(self, reason: str) -> None:
         """Tell every stream, and each that still opens, to end. Only in the hub's loop."""
-        self._stopped = True
+        self._ending = self._ending or reason
         with self.board.lock:
             self.board.end_all(reason)
 
@@ -168,7 +173,7 @@ class Hub:
 
     def _collapse(self) -> None:
         """Somebody else has cancelled the feed: end the streams and let the next begin it."""
-        if self._stopped:
+        if self._ending is not None:
             return
         for opening in self._openings:
             opening.cancel()
@@ -182,3 +187,4 @@ class Hub:
             await asyncio.sleep(pause)
             with self.board.lock:
                 self.board.beat(time.monotonic())
+            self._notices.sum_up()

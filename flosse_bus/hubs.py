@@ -10,22 +10,23 @@ from .backends.base import BusBackend
 from .background import LoopThread
 from .conf import BusConfig
 from .hub import Hub
+from .notices import Notices
 
 
 class HubThread(LoopThread):
     """An event loop on a daemon thread, with a hub of its own."""
 
-    def __init__(self, backend: BusBackend, config: BusConfig) -> None:
+    def __init__(self, backend: BusBackend, config: BusConfig, notices: Notices) -> None:
         super().__init__(f"flosse_bus {config.alias}")
-        self.hub = self.run(self._make(backend, config))
+        self.hub = self.run(self._make(backend, config, notices))
 
     def close(self) -> None:
         """End the streams, those that still open too, and the thread."""
         self.stop(self.hub.aclose())
 
     @staticmethod
-    async def _make(backend: BusBackend, config: BusConfig) -> Hub:
-        return Hub(backend, config)
+    async def _make(backend: BusBackend, config: BusConfig, notices: Notices) -> Hub:
+        return Hub(backend, config, notices)
 
 
 class Hubs:
@@ -42,6 +43,7 @@ class Hubs:
         self._by_loop: dict[asyncio.AbstractEventLoop, Hub] = {}
         self._thread: HubThread | None = None
         self._ending: str | None = None
+        self.notices = Notices(self._config.alias)
 
     def here(self) -> Hub:
         """Return the hub of the running event loop."""
@@ -50,7 +52,8 @@ class Hubs:
             hub = self._by_loop.get(loop)
             if hub is None:
                 self._by_loop = {k: v for k, v in self._by_loop.items() if not k.is_closed()}
-                hub = self._by_loop[loop] = Hub(self._backend, self._config)
+                hub = Hub(self._backend, self._config, self.notices)
+                self._by_loop[loop] = hub
                 if self._ending is not None:
                     hub.end_all(self._ending)
             return hub
@@ -59,7 +62,7 @@ class Hubs:
         """Return the hub for code without an event loop."""
         with self._lock:
             if self._thread is None:
-                self._thread = HubThread(self._backend, self._config)
+                self._thread = HubThread(self._backend, self._config, self.notices)
                 if self._ending is not None:
                     self._thread.hub.loop.call_soon_threadsafe(
                         self._thread.hub.end_all, self._ending
@@ -90,7 +93,7 @@ class Hubs:
 
     def close(self) -> None:
         """End every stream and stop the thread. Loops that run elsewhere stop by themselves."""
-        self.end_all("shutdown")
+        self.end_all("bus closed")
         with self._lock:
             thread, self._thread = self._thread, None
             hubs, self._by_loop = self._by_loop, {}

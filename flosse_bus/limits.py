@@ -12,25 +12,25 @@ from .conf import BusConfig
 class Place:
     """One stream's place in the count, and the handle to end it from outside."""
 
-    __slots__ = ("__weakref__", "_client", "_end", "_streams", "session_key", "wanted")
+    __slots__ = ("__weakref__", "_client", "_end", "_streams", "_withdrawn", "session_key")
 
     def __init__(self, streams: OpenStreams, client: Hashable, session_key: str | None) -> None:
         self._streams = streams
         self._client = client
         self.session_key = session_key
         self._end: Callable[[str], None] | None = None
-        #: False once the stream should end; its client comes back and is asked anew.
-        self.wanted = True
+        # Why the stream should end, once it should; its client comes back and is asked anew.
+        self._withdrawn: str | None = None
 
     def ends_with(self, end: Callable[[str], None]) -> None:
         """Register how to end the stream that has begun. ``end`` takes the reason, any thread."""
         self._end = end
-        if not self.wanted:
-            end("withdrawn")
+        if self._withdrawn is not None:
+            end(self._withdrawn)
 
     def withdraw(self, reason: str) -> None:
         """End the stream, now or as soon as it begins."""
-        self.wanted = False
+        self._withdrawn = reason
         if self._end is not None:
             self._end(reason)
 

@@ -26,9 +26,9 @@ class _Reader(Generic[SignalT]):
         """Make read() return nothing more. Any thread."""
         self._hub.end(self.subscription, reason)
 
-    def leave(self) -> None:
+    def leave(self, reason: str) -> None:
         """Take the subscription out of the hub. Any thread; whoever waits in read() still does."""
-        self._hub.close(self.subscription)
+        self._hub.close(self.subscription, reason)
 
     @property
     def stopping(self) -> bool:
@@ -41,7 +41,7 @@ class _Reader(Generic[SignalT]):
 
     def close(self) -> None:
         """Leave, and let read() return nothing. An AsyncReader: only in the hub's loop."""
-        self.leave()
+        self.leave("closed")
         self._signal.set()
 
     def _next(self) -> Sequence[Item] | None:

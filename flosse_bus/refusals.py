@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
-from django.http import JsonResponse
+from django.http import HttpResponse, JsonResponse
 
 from .access import Refusal
 
@@ -21,4 +21,14 @@ def refuse(refusal: Refusal) -> JsonResponse:
     response.headers["Cache-Control"] = "no-store"
     if refusal.status == 503:
         response.headers["Retry-After"] = "5"
+        keep_from_admins(response)
     return response
+
+
+def keep_from_admins(response: HttpResponse) -> None:
+    """Keep Django from logging a 503 as an error, which by default it mails to the ADMINS.
+
+    It would do so for each client that comes while a broker is away. What there is to say is
+    logged by ``flosse_bus``.
+    """
+    cast(Any, response)._has_been_logged = True  # see django.utils.log.log_response()

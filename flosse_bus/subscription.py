@@ -312,11 +312,15 @@ class Subscription:
         self._specials = len(self._pending)
         self._live = False
         self._board.counters["overflows"] += 1
+        if self._board.notices.due("stream overflow"):
+            logger.warning(
+                "stream overflow on %s: it goes on from the history", ", ".join(self.names)
+            )
 
     def _say(self, names: tuple[str, ...], reason: str, *, log: bool = True) -> None:
         self.resets += 1
         self._board.counters["resets"] += 1
-        if log:
+        if log and self._board.notices.due(f"stream reset ({reason})"):
             logger.warning("stream reset (%s) on %s", reason, ", ".join(names))
         self._append(_Loss(topics=names, reason=reason, at=time.time()))
         self._signal.set()

@@ -20,6 +20,7 @@ from .cursor import EARLIEST, Cursor, descends
 from .events import Record
 from .exceptions import InvalidCursor
 from .message import Message
+from .notices import Notices
 from .ring import Ring
 from .subscription import Subscription
 from .topics import compile_pattern, is_pattern
@@ -65,8 +66,9 @@ class Interest:
 class Switchboard:
     """The state of one :class:`~flosse_bus.hub.Hub`. Every method wants the lock held."""
 
-    def __init__(self, config: BusConfig) -> None:
+    def __init__(self, config: BusConfig, notices: Notices) -> None:
         self._config = config
+        self.notices = notices
         self._channels: dict[str, Channel] = {}
         self._interests: dict[str, Interest] = {}
         self._patterns: list[Interest] = []

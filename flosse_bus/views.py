@@ -128,7 +128,8 @@ class SubscribeView(View):
             return refuse(refusal)
         try:
             bus.pulse.check()
-        except BackendUnavailable:
+        except BackendUnavailable as error:
+            bus.hubs.notices.refused(names, error)
             return refuse(Refusal(status=503, detail=UNREACHABLE, topics=names))
         if request.method == "HEAD":
             # UpdateCacheMiddleware would keep it: it is no stream, and minds only "private".

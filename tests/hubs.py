@@ -10,6 +10,7 @@ from flosse_bus.backends.memory import MemoryBackend
 from flosse_bus.conf import load
 from flosse_bus.hub import Hub
 from flosse_bus.message import Mark, Message, Reset
+from flosse_bus.notices import Notices
 from flosse_bus.test import item
 
 
@@ -41,7 +42,7 @@ class Flags:
 async def hub_of(backend_class=MemoryBackend, **settings):
     config = dataclasses.replace(load("default"), **settings)
     backend = backend_class(config)
-    hub = Hub(backend, config)
+    hub = Hub(backend, config, Notices(config.alias))
     try:
         yield hub, backend
     finally:

@@ -23,7 +23,7 @@ from .peer import FAREWELL, PIECE, limit_unacknowledged
 from .servers import Connection, Send
 from .shortcut import find_transport
 from .stepping import DONE, rest
-from .stream import Stream, logger
+from .stream import WITHDRAWN, Stream, logger
 
 #: Bytes that may wait in the server's transport, which then refers to what all streams share.
 SHARED = 4 * PIECE
@@ -120,9 +120,9 @@ class Outlet:
         """End the stream. Any thread."""
         self._hub.end(self.subscription, reason)
 
-    def leave(self) -> None:
+    def leave(self, reason: str) -> None:
         """Take the subscription out of the hub. Any thread."""
-        self._hub.close(self.subscription)
+        self._hub.close(self.subscription, reason)
 
     # As a signal, and when it is its turn
 
@@ -144,7 +144,7 @@ class Outlet:
             self._go_on(self._finish)
             return
         if self._refusal is not None:
-            self._go_on(partial(self._finish, self._stream.error(self._refusal)))
+            self._go_on(partial(self._refuse, self._refusal))
             return
         if self._guarded and not asked and self._stream.access.overdue:
             self._queued = False
@@ -234,7 +234,7 @@ class Outlet:
                 if self.subscription.closed is not None:
                     await self._finish()
                 elif self._refusal is not None:
-                    await self._finish(self._stream.error(self._refusal))
+                    await self._refuse(self._refusal)
                 elif self._guarded and self._stream.access.overdue:
                     break
                 elif data := self._next():
@@ -267,6 +267,10 @@ class Outlet:
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
         self._over()
 
+    async def _refuse(self, refusal: Refusal) -> None:
+        self.leave(WITHDRAWN)
+        await self._finish(self._stream.error(refusal))
+
     # Asking again
 
     def check_access(self) -> None:
@@ -289,6 +293,7 @@ class Outlet:
             return
         if isinstance(answer, Exception):
             logger.error("stream ended, as its permission could not be checked", exc_info=answer)
+            self.leave("error")
             self._over()
             return
         self._refusal = answer
@@ -346,7 +351,10 @@ class Outlet:
     def part(self) -> None:
         """End the response if that goes without waiting: the request's task has been cancelled, as
         servers do with those that are left when they stop."""
-        if self._done or self._task is not None:
+        if self._done:
+            return
+        self.leave("cancelled")
+        if self._task is not None:
             return
         message = {"type": "http.response.body", "body": self._prefix, "more_body": False}
         with contextlib.suppress(Exception):

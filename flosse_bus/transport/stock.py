@@ -18,7 +18,7 @@ from ..exceptions import BackendUnavailable
 from ..readers import AsyncReader, ThreadReader
 from . import shutdown
 from .peer import PIECE, Peer, pieces
-from .stream import Stream, logger
+from .stream import WITHDRAWN, Stream
 
 _DOWN = Refusal(status=503, detail="The event bus is not reachable. Try again.")
 
@@ -32,8 +32,8 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
             reader = await AsyncReader.open(
                 stream.bus.hubs.here(), stream.names, after=stream.after, heartbeat=stream.heartbeat
             )
-        except BackendUnavailable:
-            logger.warning("stream refused: bus %r is down", stream.bus.config.alias)
+        except BackendUnavailable as error:
+            stream.refused(error)
             yield stream.opening() + stream.error(_DOWN)
             return
         stream.begin(reader)
@@ -43,16 +43,27 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
             if stream.access.overdue:
                 refusal = await sync_to_async(recheck)(stream)
                 if refusal is not None:
+                    stream.leave(WITHDRAWN)
                     with patience:
                         yield stream.error(refusal)
                     return
-            with patience:
-                yield opening + stream.encode(items)
+            for number, piece in enumerate(pieces(opening + stream.encode(items), PIECE)):
+                if number:
+                    # Others have small events to send, and who goes meanwhile shall be noticed.
+                    await asyncio.sleep(0)
+                    if reader.subscription.closed is not None:
+                        return
+                with patience:
+                    yield piece
             opening = b""
             if stream.over:
+                stream.leave("lifetime")
                 return
         if opening:  # it ends before it has begun, but not without saying when to come back
             yield opening
+    except Exception:
+        stream.leave("error")
+        raise
     finally:
         stream.close()
 
@@ -96,8 +107,8 @@ def frames(stream: Stream) -> Iterator[bytes]:
             reader = ThreadReader(
                 thread, stream.names, after=stream.after, heartbeat=stream.heartbeat
             )
-        except BackendUnavailable:
-            logger.warning("stream refused: bus %r is down", config.alias)
+        except BackendUnavailable as error:
+            stream.refused(error)
             yield stream.opening() + stream.error(_DOWN)
             return
         stream.begin(reader)
@@ -107,6 +118,7 @@ def frames(stream: Stream) -> Iterator[bytes]:
                 if stream.access.overdue:
                     refusal = recheck(stream)
                     if refusal is not None:
+                        stream.leave(WITHDRAWN)
                         with peer:
                             yield stream.error(refusal)
                         return
@@ -117,6 +129,9 @@ def frames(stream: Stream) -> Iterator[bytes]:
             if opening:
                 with peer:
                     yield opening
+    except Exception:
+        stream.leave("error")
+        raise
     finally:
         stream.close()
 

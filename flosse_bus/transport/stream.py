@@ -15,6 +15,7 @@ import django
 from ..access import Access, Refusal
 from ..bus import Bus
 from ..events import ERROR
+from ..exceptions import BackendUnavailable
 from ..limits import Place
 from ..subscription import Item, Subscription
 from ..wire import encode, encode_retry
@@ -24,6 +25,8 @@ logger = logging.getLogger("flosse_bus")
 #: Seconds after which a stream ends by itself under Django 4.2, whose ASGI handler does not tell
 #: a response that its client has gone. The client comes back and resumes.
 LIFETIME = 600.0 if django.VERSION < (5, 0) else None
+#: Why a stream ends that was asked about again.
+WITHDRAWN = "access withdrawn"
 
 
 class Reader(Protocol):
@@ -32,7 +35,7 @@ class Reader(Protocol):
     subscription: Subscription
 
     def end(self, reason: str) -> None: ...
-    def leave(self) -> None: ...
+    def leave(self, reason: str) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,13 +83,22 @@ class Stream:
         self.place.ends_with(reader.end)
         logger.info("stream opened on %s", ", ".join(self.names))
 
+    def refused(self, error: BackendUnavailable) -> None:
+        """The log could not be read when the stream was to begin."""
+        self.bus.hubs.notices.refused(self.names, error)
+
+    def leave(self, reason: str) -> None:
+        """The stream ends for this reason, unless it has been ended before."""
+        if self._reader is not None:
+            self._reader.leave(reason)
+
     def close(self) -> None:
         """Leave the bus and give the place up. Any thread; again is harmless."""
         reader, self._reader = self._reader, None
         self.place.release()
         if reader is None:
             return
-        reader.leave()
+        reader.leave("client gone")
         subscription = reader.subscription
         logger.info(
             "stream closed after %.1f s and %d events (%s) on %s",

@@ -142,8 +142,8 @@ class Exchange:
         outlet = Outlet(stream, stream.bus.hubs.here(), self._send, self._context, connection)
         try:
             await outlet.open()
-        except BackendUnavailable:
-            logger.warning("stream refused: bus %r is down", stream.bus.config.alias)
+        except BackendUnavailable as error:
+            stream.refused(error)
             await self._refuse(stream)
             return
         stream.begin(outlet)

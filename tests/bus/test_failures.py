@@ -53,6 +53,7 @@ class Flaky(MemoryBackend):
 
 
 def test_a_listener_that_fails_is_replaced_and_nothing_is_lost(run, monkeypatch, caplog):
+    caplog.set_level("DEBUG", logger="flosse_bus")
     monkeypatch.setattr("flosse_bus.feed.BACKOFF", (0.001, 0.002))
 
     async def main():
@@ -62,7 +63,7 @@ def test_a_listener_that_fails_is_replaced_and_nothing_is_lost(run, monkeypatch,
             await publish(hub, backend, "t", 0)
             backend.broken = backend.down = True
             backend.publish(item("t", 1))
-            while "is still not there" not in caplog.text:
+            while "is still not heard" not in caplog.text:
                 await asyncio.sleep(0.001)
             with pytest.raises(BackendUnavailable):
                 await hub.open(["other"], after=None, signal=Flags())
@@ -74,7 +75,8 @@ def test_a_listener_that_fails_is_replaced_and_nothing_is_lost(run, monkeypatch,
             assert hub.board.counters["resets"] == 0
 
     run(main())
-    assert "listening on bus 'default' failed, trying again" in caplog.text
+    assert "bus 'default' is not heard any more, trying again: " in caplog.text
+    assert "bus 'default' is heard again" in caplog.text
 
 
 class Slow(MemoryBackend):
@@ -187,6 +189,7 @@ class Stuck(Flaky):
 
 
 def test_listening_again_may_hang(run, monkeypatch, caplog):
+    caplog.set_level("DEBUG", logger="flosse_bus")
     monkeypatch.setattr("flosse_bus.feed.BACKOFF", (0.001, 0.002))
     monkeypatch.setattr("flosse_bus.feed.PATIENCE", 0.1)
 
@@ -219,7 +222,7 @@ def test_a_listener_that_ends_is_replaced(run, monkeypatch, caplog):
             assert brief(all_of(subscription)) == [("mark", "0"), 0, 1, 2]
 
     run(main())
-    assert "listening on bus 'default' has ended" in caplog.text
+    assert "trying again: its listener has ended" in caplog.text
 
 
 def test_streams_that_open_while_the_listener_is_down_do_not_hold_it_up(run, monkeypatch):

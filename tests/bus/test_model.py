@@ -18,6 +18,7 @@ from flosse_bus.backends.memory import MemoryBackend
 from flosse_bus.conf import load
 from flosse_bus.hub import Hub
 from flosse_bus.message import Mark, Message, Reset
+from flosse_bus.notices import Notices
 from flosse_bus.test import item
 from flosse_bus.topics import compile_pattern
 from tests import TORTURE
@@ -65,7 +66,7 @@ class Log(RuleBasedStateMachine):
         self.ids = []  # (epoch, position) that somebody may come with
 
     async def _make(self, config):
-        return Hub(self.backend, config)
+        return Hub(self.backend, config, Notices(config.alias))
 
     def go(self, coroutine):
         return self.loop.run_until_complete(coroutine)

@@ -86,3 +86,36 @@ def test_only_djangos_own_task_is_given_up(run, configure):
         await chunks.aclose()
 
     run(main())
+
+
+def test_what_is_big_is_sent_in_pieces_and_others_have_their_turn(run, configure):
+    """Or who goes meanwhile would be noticed only after all of it was written to nobody."""
+    configure(PUBLIC_TOPICS=["news"])
+
+    async def main():
+        from django.test import AsyncClient
+
+        response = await AsyncClient().get("/events/", {"topic": "news"})
+        chunks = aiter(response.streaming_content)
+        await anext(chunks)
+        bus = buses["default"]
+        await bus.apublish("news", "x" * 900_000, using=None)
+        turns = 0
+
+        async def work():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        working = asyncio.ensure_future(work())
+        sizes = []
+        while sum(sizes) < 900_000:
+            sizes.append(len(await anext(chunks)))
+            assert len(sizes) <= turns + 1
+        working.cancel()
+        assert max(sizes) == 65_536
+        bus.hubs.end_all("shutdown")
+        assert [chunk async for chunk in chunks] == []
+
+    run(main())
