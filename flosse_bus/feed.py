@@ -67,6 +67,7 @@ class Feed:
         self._repairing = False
         self._repairs = 0
         self._waiting: list[asyncio.Future[None]] = []
+        self._looking: set[asyncio.Task[None]] = set()
         self._down = False
         self._closed = False
 
@@ -78,7 +79,7 @@ class Feed:
     async def aclose(self) -> None:
         """Stop listening."""
         self._closed = True
-        tasks = [*self._tasks, *filter(None, (self._asking, self._to_ask))]
+        tasks = [*self._tasks, *self._looking, *filter(None, (self._asking, self._to_ask))]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -215,6 +216,26 @@ class Feed:
     def is_at(self, cursor: Cursor) -> bool:
         """Has everything up to this cursor been handed out?"""
         return self._board.holds(cursor)
+
+    def behind(self, tail: Cursor) -> int:
+        """Return how many events up to ``tail`` may not have come yet. Any thread."""
+        board = self._board
+        with board.lock:
+            if not board.subscriptions or board.holds(tail):
+                return 0
+            ahead = tail.position - board.position
+        return ahead if ahead > 0 else tail.position  # which is of another log then
+
+    def look(self, tail: Cursor, then: Callable[[], None]) -> None:
+        """Try to get to ``tail``, and call ``then`` in any case. Only in the hub's loop."""
+        task = in_own_context(self._look(tail))
+        self._looking.add(task)
+        task.add_done_callback(self._looking.discard)
+        task.add_done_callback(lambda _: then())
+
+    async def _look(self, tail: Cursor) -> None:
+        with contextlib.suppress(Exception):  # of what is wrong, whoever listens tells
+            await asyncio.wait_for(self._repaired_or_at(self._repairs, tail), PATIENCE)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         """Wait for the listener to get so far.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable
 
@@ -143,6 +144,16 @@ class Hub:
     def _end(self, subscription: Subscription, reason: str) -> None:
         with self.board.lock:
             subscription.end(reason)
+
+    def look(self, tail: Cursor) -> threading.Event | None:
+        """See to it that the listener gets to ``tail`` soon, and return what says that it has, or
+        cannot. Any thread; ``None`` in the hub's own, where it could not while somebody waits.
+        """
+        if asyncio._get_running_loop() is self.loop:
+            return None
+        done = threading.Event()
+        self._call_soon(self.feed.look, tail, done.set)
+        return done
 
     def give_up(self, subscription: Subscription, reason: str) -> None:
         """A client takes nothing any more: count it, and let it go. Only in the hub's loop."""

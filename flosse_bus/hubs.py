@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 
 from .backends.base import BusBackend
 from .background import LoopThread
 from .conf import BusConfig
+from .cursor import Cursor
 from .hub import Hub
 from .notices import Notices
 
@@ -114,3 +116,21 @@ class Hubs:
     @property
     def streams(self) -> int:
         return sum(hub.streams for hub in self.all())
+
+    @property
+    def pending(self) -> int:
+        """Events that wait in the stream that has the most of them waiting."""
+        return max((hub.board.pending for hub in self.all()), default=0)
+
+    def lag(self, tail: Cursor, deadline: float) -> int:
+        """Return how many events up to ``tail`` the hub that is the furthest behind has not heard.
+
+        It may have been told of a part of them only: where a listener does not hear everything,
+        those of topics that nobody follows here count too. So each is asked to look first, and is
+        waited for until ``deadline`` (of ``time.monotonic()``) at the latest. Blocks.
+        """
+        behind = [hub for hub in self.all() if hub.feed.behind(tail)]
+        looking = [done for hub in behind if (done := hub.look(tail)) is not None]
+        for done in looking:
+            done.wait(max(0.0, deadline - time.monotonic()))
+        return max((hub.feed.behind(tail) for hub in behind), default=0)

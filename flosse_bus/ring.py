@@ -72,6 +72,10 @@ class Ring(Generic[ItemT]):
         last = None if limit is None else first + limit
         return self._items[first:last]
 
+    def count(self, position: int) -> int:
+        """Return how many items are kept after ``position``."""
+        return len(self._items) - bisect_right(self._positions, position, lo=self._start)
+
     def iterate(self, position: int) -> Iterator[ItemT]:
         """Yield the kept items after ``position``. The ring must not change meanwhile."""
         for index in range(

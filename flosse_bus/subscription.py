@@ -180,6 +180,14 @@ class Subscription:
         return taken
 
     @property
+    def waiting(self) -> int:
+        """Events that the reader has yet to take: those pending, or those in the rings."""
+        if self._live:
+            return max(0, len(self._pending) - self._specials)  # without the lock
+        with self._board.lock:
+            return sum(channel.ring.count(self._skipped(channel)) for channel in self.channels)
+
+    @property
     def cursor(self) -> Cursor:
         """Where a reader of everything taken so far stands."""
         with self._board.lock:
@@ -343,11 +351,12 @@ class Subscription:
             self._append(Mark(id=id, position=position))
 
     def _kept(self) -> Iterator[Message]:
-        rings = [
-            channel.ring.iterate(max(self.position, self._skip.get(channel, 0)))
-            for channel in self.channels
-        ]
+        rings = [channel.ring.iterate(self._skipped(channel)) for channel in self.channels]
         return rings[0] if len(rings) == 1 else heapq.merge(*rings, key=_position)
+
+    def _skipped(self, channel: Channel) -> int:
+        """Return the position after which the reader gets what a channel has."""
+        return max(self.position, self._skip.get(channel, 0))
 
     def _cursor(self) -> Cursor:
         position = self.position

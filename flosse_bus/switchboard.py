@@ -99,6 +99,11 @@ class Switchboard:
     def follows(self, name: str) -> bool:
         return name in self._interests
 
+    @property
+    def pending(self) -> int:
+        """Events that wait in the stream that has the most of them waiting. Without the lock."""
+        return max((subscription.waiting for subscription in [*self.subscriptions]), default=0)
+
     # Subscriptions
 
     def register(self, subscription: Subscription) -> None:

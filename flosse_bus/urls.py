@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from django.urls import path
 
-from .views import SubscribeView, health
+from .health import health
+from .views import SubscribeView
 
 app_name = "flosse_bus"
 

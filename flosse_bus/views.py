@@ -1,4 +1,4 @@
-"""``SubscribeView``: authorise, take a place, return the stream. And the health page."""
+"""``SubscribeView``: authorise, take a place, return the stream."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.views import View
-from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
 
 from .access import Access, Refusal
 from .bus import Bus, buses
@@ -148,24 +146,6 @@ class SubscribeView(View):
 
     def _named(self) -> tuple[str, ...]:
         return tuple(self.request.GET.getlist("topic"))
-
-
-@never_cache
-@require_safe
-def health(request: HttpRequest) -> HttpResponse:
-    """Say for each bus whether its backend answers: 200 if all do, else 503."""
-    states = {}
-    for bus in buses.all():
-        try:
-            bus.backend.tail()
-            up = True
-        except BackendUnavailable:
-            up = False
-        states[bus.config.alias] = {"status": "ok" if up else "down", "streams": len(bus.streams)}
-    ok = all(state["status"] == "ok" for state in states.values())
-    return JsonResponse(
-        {"status": "ok" if ok else "down", "buses": states}, status=200 if ok else 503
-    )
 
 
 def _client(request: HttpRequest, bus: Bus) -> object:
