@@ -15,6 +15,7 @@ from .bus import Bus, buses
 from .cursor import Cursor
 from .exceptions import BackendUnavailable
 from .refusals import keep_from_admins
+from .transport import opened, slots
 
 logger = logging.getLogger("flosse_bus")
 
@@ -30,9 +31,12 @@ def health(request: HttpRequest) -> HttpResponse:
     """Answer 200 if every bus's backend answers, else 503; with how this process's streams do."""
     states = bus_states()
     ok = all(state["status"] == "ok" for state in states.values())
-    response = JsonResponse(
-        {"status": "ok" if ok else "down", "buses": states}, status=200 if ok else 503
-    )
+    body = {
+        "status": "ok" if ok else "down",
+        "buses": states,
+        "generators": {"streams": opened.count(), "threads": slots.taken()},
+    }
+    response = JsonResponse(body, status=200 if ok else 503)
     if not ok:
         keep_from_admins(response)
     return response

@@ -100,6 +100,10 @@ class GeneratorStream:
         if self._wake is not None:
             self._wake()
 
+    def finish(self) -> None:
+        """The generator has come to its end, one way or another."""
+        self.end("error" if self.steps.failed else "finished")
+
     @property
     def stopping(self) -> bool:
         """Is it being ended because the server stops?"""
@@ -185,9 +189,14 @@ async def aframes(stream: GeneratorStream) -> AsyncGenerator[bytes, None]:
             if frame is None:
                 break
             stream.events += 1
-            for piece in pieces(frame, PIECE):
+            for number, piece in enumerate(pieces(frame, PIECE)):
+                if number:
+                    # Others have small events to send, and who goes meanwhile shall be noticed.
+                    await asyncio.sleep(0)
+                    if stream.reason is not None:
+                        return
                 yield piece
-        stream.end("finished")
+        stream.finish()
     finally:
         stream.close()
         if not answer.over.done():
@@ -222,7 +231,7 @@ def _inline(stream: GeneratorStream, thread: LoopThread) -> Generator[bytes, Non
                 break
             stream.events += 1
             yield frame
-        stream.end("finished")
+        stream.finish()
     finally:
         run(stream.steps.close)
         stream.close()
@@ -254,7 +263,7 @@ def _produced(stream: GeneratorStream, thread: LoopThread) -> Generator[bytes, N
                 break
             stream.events += 1
             yield frame
-        stream.end("finished")
+        stream.finish()
     finally:
         stream.close()
         over.wait(FAREWELL)

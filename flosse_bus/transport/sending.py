@@ -78,7 +78,10 @@ class Sender:
         try:
             await asyncio.shield(self._over)
         finally:
-            stream.end("finished" if self._over.done() else "client gone")
+            if self._over.done():
+                stream.finish()
+            else:
+                stream.end("cancelled")
             stream.close()
             if self._beat is not None:
                 self._beat.cancel()
@@ -88,7 +91,10 @@ class Sender:
     async def _take(self, frame: bytes) -> None:
         self._stream.events += 1
         async with self._sending:
-            for piece in pieces(frame, PIECE):
+            for number, piece in enumerate(pieces(frame, PIECE)):
+                if number:
+                    # Others have small events to send, and who goes meanwhile shall be noticed.
+                    await asyncio.sleep(0)
                 await self.send(_body(piece))
             self._sent = self._loop.time()
 

@@ -26,6 +26,8 @@ class Steps:
 
     def __init__(self, content: Any, label: str) -> None:
         self.is_async = hasattr(content, "__aiter__")
+        #: Has it raised an exception?
+        self.failed = False
         self._content = content
         self._label = label
         self._iterator: Any = None
@@ -87,6 +89,7 @@ class Steps:
         self._over = True
         if isinstance(error, SSEClientDisconnected):
             return None
+        self.failed = True
         logger.error("%s has raised an exception", self._label, exc_info=error)
         return _error(error)
 

@@ -171,6 +171,8 @@ def test_a_generator_that_does_not_come_back_holds_nobody_up(run, at, told):
             await stream.over()
             assert told == []
             assert slots.taken() == 1
+            health = (await here.get("/events/health/")).json
+            assert health["generators"] == {"streams": 0, "threads": 1}
             gate.set()
 
     run(main())
@@ -274,6 +276,29 @@ def test_a_client_that_takes_nothing_is_given_up(run, at, configure, told, caplo
 
     run(main())
     assert "(send timeout)" in caplog.messages[-1]
+
+
+def test_a_stream_that_fails_says_so_in_the_log(run, at, caplog):
+    caplog.set_level("INFO", "flosse_bus")
+
+    @sse_stream
+    def view(request):
+        yield 1 / 0
+
+    @sse_stream
+    async def aview(request):
+        yield 1 / 0
+
+    async def main():
+        async with site() as here:
+            for each in (view, aview):
+                at(each)
+                await here.get("/s/")
+
+    run(main())
+    closed = [line for line in caplog.messages if line.startswith("stream closed")]
+    assert ["(error)" in line for line in closed] == [True, True]
+    assert caplog.text.count("ZeroDivisionError: division by zero") == 2
 
 
 def test_what_a_stream_logs(run, at, caplog):

@@ -78,7 +78,11 @@ QUIET = {
 def test_all_that_it_says(client, subscribe):
     response = client.get(URL)
     assert response.status_code == 200
-    assert response.json() == {"status": "ok", "buses": {"default": QUIET}}
+    assert response.json() == {
+        "status": "ok",
+        "buses": {"default": QUIET},
+        "generators": {"streams": 0, "threads": 0},
+    }
     assert "no-cache" in response["Cache-Control"]
     stream = subscribe("topic=news")
     next(stream)
@@ -97,6 +101,7 @@ def test_one_bus_that_is_down(client, settings, caplog):
     assert response.json() == {
         "status": "down",
         "buses": {"default": QUIET, "other": {**QUIET, "status": "down", "lag": None}},
+        "generators": {"streams": 0, "threads": 0},
     }
     [record] = caplog.records  # and none of Django's, which would be mailed to the ADMINS
     assert (record.levelname, record.name) == ("WARNING", "flosse_bus")
