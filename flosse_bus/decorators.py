@@ -23,6 +23,8 @@ from .wire import CONTENT_TYPE
 ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 View = Callable[..., Any]
 
+NO_THREAD = "Too many open streams: MAX_STREAM_THREADS is reached."
+
 
 @overload
 def sse_stream(view: ViewT, /) -> ViewT: ...
@@ -114,6 +116,21 @@ def stream(
     request: HttpRequest, content: Any, *, retry: int | None, heartbeat: float | None, label: str
 ) -> HttpResponseBase:
     """Return the response that streams ``content``, or 503 if there is no thread for it."""
+    try:
+        return open_stream(request, content, retry=retry, heartbeat=heartbeat, label=label)
+    except TooManyStreams as error:
+        return refuse(Refusal(status=503, detail=NO_THREAD, hint=str(error)))
+
+
+def open_stream(
+    request: HttpRequest, content: Any, *, retry: int | None, heartbeat: float | None, label: str
+) -> HttpResponseBase:
+    """Return the response that streams ``content``.
+
+    Raises:
+        TooManyStreams: there is no thread for it.
+        TypeError: it is nothing that can be streamed.
+    """
     if isinstance(content, HttpResponseBase):
         return content
     if not (hasattr(content, "__aiter__") or hasattr(content, "__iter__")):
@@ -126,11 +143,7 @@ def stream(
         # UpdateCacheMiddleware would keep it: it is no stream, and minds only "private".
         patch_cache_control(response, private=True)
         return response
-    try:
-        return SSEResponse(request, content, retry=retry, heartbeat=heartbeat, label=label)
-    except TooManyStreams as error:
-        detail = "Too many open streams: MAX_STREAM_THREADS is reached."
-        return refuse(Refusal(status=503, detail=detail, hint=str(error)))
+    return SSEResponse(request, content, retry=retry, heartbeat=heartbeat, label=label)
 
 
 def check_options(where: str, retry: int | None, heartbeat: float | None) -> None:

@@ -52,17 +52,7 @@ class SubscribeView(View):
         Raises:
             ImproperlyConfigured: topics or permission classes that can never work.
         """
-        topics = initkwargs.get("topics", cls.topics)
-        if topics is not None:
-            if isinstance(topics, str) or not topics:
-                raise ImproperlyConfigured(
-                    f"{cls.__name__}: topics: expected a list of at least one, not {topics!r}."
-                )
-            for template in topics:
-                try:
-                    compile_template(template)
-                except InvalidTopic as error:
-                    raise ImproperlyConfigured(f"{cls.__name__}: topics: {error}") from error
+        check_topics(cls.__name__, initkwargs.get("topics", cls.topics))
         check_classes(cls.__name__, initkwargs.get("permission_classes", cls.permission_classes))
         view: Any = super().as_view(**initkwargs)
         # For BusMiddleware, which answers for CORS: all that this view says is a stream or the
@@ -77,15 +67,15 @@ class SubscribeView(View):
         try:
             names = self.get_topics()
         except InvalidTopic as error:
-            return refuse(Refusal(status=400, detail=str(error), topics=self._named()))
+            return self.refuse(Refusal(status=400, detail=str(error), topics=self._named()))
         if len(names) > bus.config.max_topics:
             most = bus.config.max_topics
             detail = f"{len(names)} topics in one stream; MAX_TOPICS allows {most}."
-            return refuse(Refusal(status=429, detail=detail, topics=names))
+            return self.refuse(Refusal(status=429, detail=detail, topics=names))
         place = bus.streams.take(_client(request, bus), _session_key(request))
         if not isinstance(place, Place):
             detail = f"Too many open streams: {place} is reached."
-            return refuse(Refusal(status=429, detail=detail, topics=names))
+            return self.refuse(Refusal(status=429, detail=detail, topics=names))
         try:
             response = self._open(request, bus, names, place)
         except BaseException:
@@ -111,24 +101,32 @@ class SubscribeView(View):
             names = tuple(fill(topic, self.kwargs) for topic in self.topics)
         return tuple(dict.fromkeys(check_subscription(name) for name in names))
 
-    def _open(
-        self, request: HttpRequest, bus: Bus, names: tuple[str, ...], place: Place
-    ) -> HttpResponseBase:
-        access = Access(
-            bus.config,
+    def get_access(self, names: tuple[str, ...]) -> Access:
+        """Return who is asked whether these may be read, now and while the stream is open."""
+        return Access(
+            buses[self.bus].config,
             names,
             permission_classes=self.permission_classes,
             trusted=self.topics is not None,
             recheck_every=self.recheck_every,
         )
+
+    def refuse(self, refusal: Refusal) -> HttpResponseBase:
+        """Answer with a refusal."""
+        return refuse(refusal)
+
+    def _open(
+        self, request: HttpRequest, bus: Bus, names: tuple[str, ...], place: Place
+    ) -> HttpResponseBase:
+        access = self.get_access(names)
         refusal = access.check(request)
         if refusal is not None:
-            return refuse(refusal)
+            return self.refuse(refusal)
         try:
             bus.pulse.check()
         except BackendUnavailable as error:
             bus.hubs.notices.refused(names, error)
-            return refuse(Refusal(status=503, detail=UNREACHABLE, topics=names))
+            return self.refuse(Refusal(status=503, detail=UNREACHABLE, topics=names))
         if request.method == "HEAD":
             # UpdateCacheMiddleware would keep it: it is no stream, and minds only "private".
             return HttpResponse(content_type=CONTENT_TYPE, headers={"Cache-Control": "private"})
@@ -146,6 +144,21 @@ class SubscribeView(View):
 
     def _named(self) -> tuple[str, ...]:
         return tuple(self.request.GET.getlist("topic"))
+
+
+def check_topics(where: str, topics: Sequence[str] | None) -> None:
+    """Raise :exc:`ImproperlyConfigured` unless these can be a view's own topics, or ``None``."""
+    if topics is None:
+        return
+    if isinstance(topics, str) or not topics:
+        raise ImproperlyConfigured(
+            f"{where}: topics: expected a list of at least one, not {topics!r}."
+        )
+    for template in topics:
+        try:
+            compile_template(template)
+        except InvalidTopic as error:
+            raise ImproperlyConfigured(f"{where}: topics: {error}") from error
 
 
 def _client(request: HttpRequest, bus: Bus) -> object:
