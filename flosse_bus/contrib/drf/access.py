@@ -1,0 +1,121 @@
+"""Who may go on reading: the view is asked again, as if the request came now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib.auth.models import AnonymousUser
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest
+from rest_framework.exceptions import APIException
+from rest_framework.views import APIView
+
+from ...access import Access, Refusal
+from ...conf import BusConfig
+from ...remembered import remember
+from .topics import Topics
+
+logger = logging.getLogger("flosse_bus")
+
+#: ``produce(view, request, ...)``: the method that streams.
+Produce = Callable[..., Any]
+
+_DETAIL = "You may not read this stream."
+
+
+class Guard:
+    """Asks a view again: authentication, permissions, and the method that names the topics.
+
+    Of the view only what its URL has given it is kept: a stream keeps no request.
+    """
+
+    __slots__ = ("_args", "_class", "_given", "_kwargs", "_produce", "_topics")
+
+    def __init__(self, view: APIView, produce: Produce, topics: Topics) -> None:
+        self._class = type(view)
+        self._given = {
+            name: value
+            for name, value in vars(view).items()
+            # What as_view() takes are attributes of the class; handlers are bound to this view.
+            if (hasattr(self._class, name) or name == "action_map")
+            and getattr(value, "__self__", None) is not view
+        }
+        self._args = view.args
+        self._kwargs = view.kwargs
+        self._produce = produce
+        self._topics = topics
+
+    def ask(self, request: HttpRequest) -> Refusal | None:
+        """Ask for a request of Django's. It has the authenticated user afterwards."""
+        view = self._class(**self._given)
+        view.setup(request, *self._args, **self._kwargs)
+        # The stream is open, and this is no request of the client's.
+        vars(view)["check_throttles"] = lambda request: None
+        asked = view.request = view.initialize_request(request, *self._args, **self._kwargs)
+        view.headers = view.default_response_headers
+        try:
+            view.initial(asked, *self._args, **self._kwargs)
+            topics = self._produce(view, asked, *self._args, **self._kwargs)
+        except (APIException, Http404, PermissionDenied):
+            return Refusal(status=403, detail=_DETAIL)
+        except Exception:
+            # Fail closed, and only for the one who asked.
+            logger.exception("%s failed: access refused", self._class.__qualname__)
+            return Refusal(status=403, detail=_DETAIL)
+        if topics != self._topics:
+            return Refusal(status=403, detail=_DETAIL)
+        return None
+
+
+class APIAccess(Access):
+    """Access to topics that a view has named and its permission classes have just allowed.
+
+    Where the client has named them (not ``trusted``), public topics and authorisers decide too.
+    """
+
+    __slots__ = ("_came_with", "_guard")
+
+    def __init__(
+        self,
+        config: BusConfig,
+        names: tuple[str, ...],
+        *,
+        guard: Guard,
+        came_with: dict[str, Any],
+        trusted: bool,
+        recheck_every: float,
+    ) -> None:
+        super().__init__(config, names, trusted=trusted, recheck_every=recheck_every)
+        self._guard = guard
+        self._came_with = came_with
+        self.always = False
+
+    def check(self, request: HttpRequest) -> Refusal | None:
+        refusal = self._ask_authorisers(request)
+        if refusal is None:
+            self._kept = remember(_as_it_came(request, self._came_with))
+        self._came_with = {}
+        return refusal
+
+    def _check(self, request: HttpRequest) -> Refusal | None:
+        return self._guard.ask(request) or self._ask_authorisers(request)
+
+    def _ask_authorisers(self, request: HttpRequest) -> Refusal | None:
+        return None if self._trusted else super()._check(request)
+
+
+def _as_it_came(request: HttpRequest, came_with: dict[str, Any]) -> HttpRequest:
+    """Return a copy with the user of the middleware, not of the API."""
+    copy = type(request).__new__(type(request))
+    vars(copy).update(vars(request))
+    for name in ("user", "auser"):
+        vars(copy).pop(name, None)
+    vars(copy).update(came_with)
+    user = came_with.get("user")
+    if user is not None and not user.is_authenticated:
+        # It is lazy, and refers to the request.
+        vars(copy).pop("auser", None)
+        copy.user = AnonymousUser()
+    return copy

@@ -1,0 +1,52 @@
+"""``@event_stream_action``: a viewset's action that streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.http.response import HttpResponseBase
+from rest_framework.decorators import action
+from rest_framework.request import Request
+
+from ...decorators import check_options
+from .renderers import RENDERERS
+from .streams import EventStreamMixin
+
+Method = Callable[..., Any]
+
+
+def event_stream_action(
+    *, detail: bool, retry: int | None = None, heartbeat: float | None = None, **kwargs: Any
+) -> Callable[[Method], Method]:
+    """Make a method that streams an action of its viewset, which has :class:`EventStreamMixin`.
+
+    The method yields or returns what ``EventStreamAPIView.stream()`` does. ``retry`` and
+    ``heartbeat`` are those of ``@sse_stream``; the rest goes to ``@action``.
+
+    Raises:
+        ImproperlyConfigured: an option that can never work.
+    """
+
+    def decorate(method: Method) -> Method:
+        label = f"{method.__module__}.{method.__qualname__}"
+        check_options(f"@event_stream_action on {label}", retry, heartbeat)
+
+        @wraps(method)
+        def handler(view: Any, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            if not isinstance(view, EventStreamMixin):
+                raise ImproperlyConfigured(
+                    f"{type(view).__qualname__}: {label} streams: put EventStreamMixin in front "
+                    "of the other bases."
+                )
+            return view.event_stream(request, method, retry=retry, heartbeat=heartbeat, label=label)
+
+        handler.is_event_stream = True  # type: ignore[attr-defined]  # for the schema
+        made: Method = action(
+            methods=["get"], detail=detail, **{"renderer_classes": RENDERERS, **kwargs}
+        )(handler)
+        return made
+
+    return decorate

@@ -1,0 +1,33 @@
+"""Why no stream was opened, as exceptions that REST framework answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from rest_framework import status
+from rest_framework.exceptions import APIException
+
+from ...access import Refusal
+
+_CODES = {
+    status.HTTP_400_BAD_REQUEST: "invalid",
+    status.HTTP_403_FORBIDDEN: "permission_denied",
+    status.HTTP_429_TOO_MANY_REQUESTS: "throttled",
+    status.HTTP_503_SERVICE_UNAVAILABLE: "service_unavailable",
+}
+
+
+class StreamRefused(APIException):
+    """``{"detail"}``, with ``topics`` where the refusal is about some, and a hint in DEBUG."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        detail: dict[str, Any] = {"detail": refusal.detail}
+        if refusal.topics:
+            detail["topics"] = list(refusal.topics)
+        if settings.DEBUG and refusal.hint:
+            detail["hint"] = refusal.hint
+        super().__init__(detail, _CODES[refusal.status])
+        self.status_code = refusal.status
+        if refusal.status == status.HTTP_503_SERVICE_UNAVAILABLE:
+            self.wait = 5  # becomes Retry-After

@@ -1,0 +1,183 @@
+"""What may end a stream that is open: the view is asked again."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.sessions.models import Session
+from rest_framework.authtoken.models import Token
+
+from flosse_bus import bus, topic
+from flosse_bus.topics import authorisers
+from tests.asgi import eventually, site
+from tests.drf import views
+from tests.drf.conftest import blocks_of
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+FORBIDDEN = {"code": "forbidden", "detail": "You may not read this stream."}
+
+
+@pytest.fixture
+def here(configure):
+    """Rechecks come with whatever is sent, and heartbeats are sent often."""
+    configure(HEARTBEAT=0.02)
+
+
+def withdraw(user):
+    Token.objects.all().delete()
+
+
+def log_out(user):
+    Session.objects.all().delete()
+
+
+def deactivate(user):
+    user.is_active = False
+    user.save()
+
+
+def change_password(user):
+    user.set_password("other")
+    user.save()
+
+
+def say_no(user):
+    views.Answer.answer = staticmethod(lambda request: False)
+
+
+def break_down(user):
+    views.Answer.answer = staticmethod(lambda request: 1 / 0)
+
+
+def throttle(user):
+    views.Room.throttle_classes = [views.Never]
+
+
+def change_topics(user):
+    views.Own.get_topics = lambda view: ["users.0"]
+
+
+@pytest.fixture
+def restore(monkeypatch):
+    """Undo what the functions above do."""
+    monkeypatch.setattr(views.Answer, "answer", staticmethod(lambda request: True))
+    monkeypatch.setattr(views.Room, "throttle_classes", [])
+    monkeypatch.setattr(views.Own, "get_topics", views.Own.get_topics)
+    monkeypatch.setattr(views.Own, "recheck_every", 0.05)
+
+
+#: (path, how the client came, what happens, does it end the stream?)
+CASES = [
+    ("rooms/5/", "token", withdraw, True),
+    ("rooms/5/", "token", deactivate, True),
+    ("rooms/5/", "token", log_out, False),
+    ("rooms/5/", "token", change_password, False),
+    ("rooms/5/", "session", withdraw, False),
+    ("rooms/5/", "session", log_out, True),
+    ("rooms/5/", "session", deactivate, True),
+    ("rooms/5/", "session", change_password, True),
+    ("rooms/5/", "basic", change_password, True),
+    ("rooms/5/", "basic", withdraw, False),
+    ("rooms/5/", "token", say_no, True),
+    ("rooms/5/", "token", break_down, True),
+    ("rooms/5/", "token", throttle, False),
+    ("own/", "token", change_topics, True),
+    ("own/", "session", deactivate, True),
+    ("users/{pk}/events/", "token", withdraw, True),
+    ("users/{pk}/events/", "session", withdraw, False),
+    ("named/?topic=ann.door", "token", withdraw, True),
+    ("named/?topic=ann.door", "token", log_out, False),
+    ("named/?topic=news", "token", withdraw, True),
+]
+
+
+@pytest.fixture
+def ann_only():
+    @topic("ann.{thing}")
+    def ann_only(request, thing):
+        return request.user.get_username() == "ann"
+
+    yield
+    authorisers.unregister(ann_only)
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}-{case[2].__name__}")
+def case(request, user, here, restore, ann_only):
+    path, how, happen, ends = request.param
+    return f"/api/{path.format(pk=user.pk)}", how, lambda: happen(user), ends
+
+
+def test_under_wsgi(get, headers, case):
+    path, how, happen, ends = case
+    blocks = blocks_of(get(path, **headers(how)).streaming_content)
+    next(block for block in blocks if block.id)
+    happen()
+    if ends:
+        last = list(blocks)[-1]
+        assert (last.event, json.loads(last.data)) == ("stream-error", FORBIDDEN)
+    else:
+        for _ in range(10):  # a fifth of a second: rechecks are due
+            assert next(blocks).event == "message"
+
+
+def test_under_asgi(run, headers, case):
+    path, how, happen, ends = case
+    sent = [(name.lower(), value) for name, value in headers(how).items()]
+
+    async def main():
+        async with site() as here:
+            stream = await here.follow(path, headers=sent)
+            await sync_to_async(happen)()
+            if ends:
+                await stream.over()
+                event, data = stream.events[-1]
+                assert (event, json.loads(data)) == ("stream-error", FORBIDDEN)
+            else:
+                count = len(stream.blocks)
+                await eventually(lambda: len(stream.blocks) > count + 10, "heartbeats")
+                assert stream.events == []
+
+    run(main())
+
+
+def test_an_object_that_can_no_longer_be_had(get, headers, user, here, django_user_model):
+    other = django_user_model.objects.create_user("bob")
+    blocks = blocks_of(get(f"/api/users/{other.pk}/events/", **headers("token")).streaming_content)
+    next(block for block in blocks if block.id)
+    deactivate(other)  # the queryset has it no more
+    assert json.loads(list(blocks)[-1].data) == FORBIDDEN
+
+
+@pytest.mark.parametrize("how", ["token", "session", "basic"])
+def test_under_asgi_no_request_is_kept(run, headers, user, monkeypatch, how):
+    made = []
+    initialize = views.Room.initialize_request
+
+    def watch(view, request, *args, **kwargs):
+        drf = initialize(view, request, *args, **kwargs)
+        made.extend([weakref.ref(request), weakref.ref(drf), weakref.ref(view)])
+        return drf
+
+    monkeypatch.setattr(views.Room, "initialize_request", watch)
+    monkeypatch.setattr(views.Room, "recheck_every", 60)
+    sent = [(name.lower(), value) for name, value in headers(how).items()]
+
+    async def main():
+        async with site() as here:
+            stream = await here.follow("/api/rooms/5/", headers=sent)
+            assert len(made) == 3
+
+            def gone():
+                gc.collect()
+                return [ref() for ref in made] == [None] * 3
+
+            await eventually(gone, "the request to go")
+            await bus.apublish("rooms.5", "still here", using=None)
+            await stream.got("still here")
+
+    run(main())
