@@ -9,6 +9,7 @@ import weakref
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.sessions.models import Session
+from django.db import connections
 from rest_framework.authtoken.models import Token
 
 from flosse_bus import bus, topic
@@ -109,7 +110,12 @@ def ann_only():
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}-{case[2].__name__}")
 def case(request, user, here, restore, ann_only):
     path, how, happen, ends = request.param
-    return f"/api/{path.format(pk=user.pk)}", how, lambda: happen(user), ends
+
+    def happens():
+        happen(user)
+        connections.close_all()
+
+    return f"/api/{path.format(pk=user.pk)}", how, happens, ends
 
 
 def test_under_wsgi(get, headers, case):

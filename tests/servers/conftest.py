@@ -14,6 +14,9 @@ from tests.conftest import missing
 from tests.netns import Cable
 from tests.processes import Project
 
+#: Milliseconds that a browser's page may take for anything.
+PATIENCE = 20_000
+
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory):
@@ -89,3 +92,41 @@ def follow(http):
             return (event for event in EventSource(response).iter_sse() if event.data), response
 
         yield follow
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        missing("no Chromium on this machine")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--no-first-run",
+            ],
+        )
+        yield browser
+        browser.close()
+    # Playwright leaves Django's async guard believing that this thread has an event loop.
+    os.environ.pop("DJANGO_ALLOW_ASYNC_UNSAFE", None)
+
+
+@pytest.fixture
+def page(chromium):
+    context = chromium.new_context(viewport={"width": 1200, "height": 860})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    context.close()
+    assert errors == []

@@ -8,10 +8,13 @@
   const output = document.createElement("pre");
   output.id = "flosse-stream";
   output.setAttribute("role", "log");
-  document.querySelector(".response-info").append(output);
+  const label = document.createElement("p");
+  label.className = "text-muted";
+  document.querySelector(".response-info").append(output, label);
 
   const state = (name) => {
     output.dataset.state = name;
+    label.textContent = name;
   };
 
   const show = (text) => {
