@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import threading
 
 import pytest
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.sqlite3.base import DatabaseWrapper
 from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
@@ -14,25 +11,8 @@ from flosse_bus.wire import Decoder
 
 
 @pytest.fixture(autouse=True)
-def urls(settings):
+def urls(settings, closing_connections):
     settings.ROOT_URLCONF = "tests.drf.urls"
-
-
-@pytest.fixture(autouse=True)
-def close_connections(monkeypatch):
-    """Let connections of threads be closed, which Django does not do to a database in memory.
-
-    Python 3.13 complains of those that are left. The test's own connection keeps the database.
-    """
-    close, own = DatabaseWrapper.close, threading.get_ident()
-
-    def really_close(connection):
-        if threading.get_ident() == own:
-            close(connection)
-        else:
-            BaseDatabaseWrapper.close(connection)
-
-    monkeypatch.setattr(DatabaseWrapper, "close", really_close)
 
 
 @pytest.fixture
@@ -58,6 +38,7 @@ def headers(user, token):
             "nobody": {},
             "token": {"Authorization": f"Token {token.key}"},
             "bad token": {"Authorization": "Token 0123456789"},
+            "proxy": {"X-User": "ann"},
             "basic": {"Authorization": f"Basic {base64.b64encode(b'ann:x').decode()}"},
             "bad basic": {"Authorization": f"Basic {base64.b64encode(b'ann:y').decode()}"},
         }[how]

@@ -24,8 +24,9 @@ FORBIDDEN = {"code": "forbidden", "detail": "You may not read this stream."}
 
 
 @pytest.fixture
-def here(configure):
+def here(configure, settings):
     """Rechecks come with whatever is sent, and heartbeats are sent often."""
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "tests.drf.views.named_by_proxy"]
     configure(HEARTBEAT=0.02)
 
 
@@ -87,6 +88,13 @@ CASES = [
     ("rooms/5/", "token", say_no, True),
     ("rooms/5/", "token", break_down, True),
     ("rooms/5/", "token", throttle, False),
+    ("lounge/5/", "token", withdraw, True),
+    ("lounge/5/", "token", log_out, False),
+    ("lounge/5/", "basic", change_password, True),
+    ("lounge/5/", "session", log_out, True),
+    ("lounge/5/", "session", withdraw, False),
+    ("lounge/5/", "proxy", withdraw, False),
+    ("lounge/5/", "proxy", say_no, True),
     ("own/", "token", change_topics, True),
     ("own/", "session", deactivate, True),
     ("users/{pk}/events/", "token", withdraw, True),

@@ -26,6 +26,7 @@ api = [
     path("versioned/", views.Versioned.as_view()),
     path("checked/<str:what>/", views.Checked.as_view()),
     path("rooms/<str:room>/", views.Room.as_view()),
+    path("lounge/<str:room>/", views.Lounge.as_view()),
     path("own/", views.Own.as_view()),
     path("named/", views.Named.as_view()),
     path("", include(router.urls)),
