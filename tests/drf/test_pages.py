@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from io import StringIO
 
 import pytest
 from django.contrib.staticfiles import finders
 
 from flosse_bus import bus
+from tests.drf import views
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -63,6 +65,13 @@ def test_other_pages_have_no_script(get, path, method, status):
     assert response["Content-Type"] == "text/html; charset=utf-8"
     assert script(response) is None
     assert "application/json" in response.content.decode()
+
+
+def test_what_was_to_be_streamed_is_closed(get, monkeypatch):
+    file = StringIO("a line")
+    monkeypatch.setattr(views.Checked, "opened", lambda view: file)
+    assert script(get("/api/checked/file/", accept="text/html")) == "/api/checked/file/"
+    assert file.closed
 
 
 def test_the_page_of_a_bus_stream_opens_none(get, headers):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from io import StringIO
+
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import User
 from drf_spectacular.utils import extend_schema
@@ -106,11 +108,15 @@ class Versioned(EventStreamAPIView):
 class Checked(EventStreamAPIView):
     """Checks first, and may answer otherwise."""
 
+    opened = staticmethod(lambda: StringIO("a line"))
+
     permission_classes = [AllowAny]
 
     def stream(self, request, what):
         if what == "missing":
             raise NotFound("No such thing.")
+        if what == "file":
+            return self.opened()
         if what == "response":
             return Response({"not": "a stream"}, status=202)
         return iter([what])

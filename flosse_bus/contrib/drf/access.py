@@ -38,9 +38,8 @@ class Guard:
         self._given = {
             name: value
             for name, value in vars(view).items()
-            # What as_view() takes are attributes of the class; handlers are bound to this view.
-            if (hasattr(self._class, name) or name == "action_map")
-            and getattr(value, "__self__", None) is not view
+            # What as_view() takes are attributes of the class.
+            if hasattr(self._class, name) or name == "action_map"
         }
         self._args = view.args
         self._kwargs = view.kwargs
