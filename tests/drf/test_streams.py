@@ -180,6 +180,29 @@ def test_no_thread_is_left(get, settings, monkeypatch, debug):
     assert response.json() == body | ({"hint": "which setting"} if debug else {})
 
 
+@pytest.mark.parametrize(
+    ("path", "streams"),
+    [
+        ("counting/", True),
+        ("members/", True),
+        ("rooms/5/", True),
+        ("named/?topic=news", True),
+        ("users/names/", True),
+        ("users/5/events/", True),
+        ("users/", False),
+        ("users/5/", False),
+    ],
+)
+@pytest.mark.parametrize("method", ["get", "options"])
+def test_other_origins(get, configure, path, streams, method):
+    """BusMiddleware answers for streams and their refusals; the rest of the API is not its own."""
+    origin = "https://app.example.com"
+    configure(ALLOWED_ORIGINS=[origin])
+    preflight = {"Access-Control-Request-Method": "GET"} if method == "options" else {}
+    response = get(f"/api/{path}", method=method, Origin=origin, **preflight)
+    assert response.get("Access-Control-Allow-Origin") == (origin if streams else None)
+
+
 class Neither(EventStreamAPIView):
     pass
 

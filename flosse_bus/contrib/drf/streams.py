@@ -38,6 +38,16 @@ class EventStreamMixin(_Base):
 
     _came_with: dict[str, Any]
 
+    @classmethod
+    def as_view(cls, *args: Any, **initkwargs: Any) -> Any:
+        view: Any = super().as_view(*args, **initkwargs)
+        actions = getattr(view, "actions", {"get": "get"}).values()
+        # For BusMiddleware, which answers for CORS.
+        view.is_event_stream = all(
+            getattr(getattr(cls, name, None), "is_event_stream", False) for name in actions
+        )
+        return view
+
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
         # Authentication will put its user there. Who is asked again later must find what
         # middleware has put there, or a token that was withdrawn would pass for a session.

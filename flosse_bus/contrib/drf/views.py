@@ -52,9 +52,7 @@ class EventStreamAPIView(EventStreamMixin, APIView):
             initkwargs.get("retry", cls.retry),
             initkwargs.get("heartbeat", cls.heartbeat),
         )
-        view: Any = super().as_view(**initkwargs)
-        view.is_event_stream = True  # for BusMiddleware's CORS
-        return view
+        return super().as_view(**initkwargs)
 
     def get(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
         return self.event_stream(
@@ -65,7 +63,7 @@ class EventStreamAPIView(EventStreamMixin, APIView):
             label=f"{type(self).__module__}.{type(self).__qualname__}",
         )
 
-    get.is_event_stream = True  # type: ignore[attr-defined]  # for the schema
+    get.is_event_stream = True  # type: ignore[attr-defined]  # for CORS and the schema
 
 
 class SubscribeAPIView(EventStreamAPIView):
@@ -90,7 +88,9 @@ class SubscribeAPIView(EventStreamAPIView):
             ImproperlyConfigured: topics that can never work.
         """
         check_topics(cls.__name__, initkwargs.get("topics", cls.topics))
-        return super().as_view(**initkwargs)
+        view = super().as_view(**initkwargs)
+        view.event_stream_bus = initkwargs.get("bus", cls.bus)  # whose origins count for CORS
+        return view
 
     def get_topics(self) -> Sequence[str] | None:
         """Return the topics and patterns of this request, or ``None`` if the client names them.
