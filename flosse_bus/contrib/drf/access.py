@@ -99,6 +99,8 @@ class APIAccess(Access):
         return refusal
 
     def _check(self, request: HttpRequest) -> Refusal | None:
+        # Under WSGI it is the same one every time, and authentication puts its user there.
+        request = _copy(request)
         return self._guard.ask(request) or self._ask_authorisers(request)
 
     def _ask_authorisers(self, request: HttpRequest) -> Refusal | None:
@@ -107,8 +109,7 @@ class APIAccess(Access):
 
 def _as_it_came(request: HttpRequest, came_with: dict[str, Any]) -> HttpRequest:
     """Return a copy with the user of the middleware, not of the API."""
-    copy = type(request).__new__(type(request))
-    vars(copy).update(vars(request))
+    copy = _copy(request)
     for name in ("user", "auser"):
         vars(copy).pop(name, None)
     vars(copy).update(came_with)
@@ -117,4 +118,10 @@ def _as_it_came(request: HttpRequest, came_with: dict[str, Any]) -> HttpRequest:
         # It is lazy, and refers to the request.
         vars(copy).pop("auser", None)
         copy.user = AnonymousUser()
+    return copy
+
+
+def _copy(request: HttpRequest) -> HttpRequest:
+    copy = type(request).__new__(type(request))
+    vars(copy).update(vars(request))
     return copy
