@@ -91,7 +91,7 @@ def test_in_debug_a_refusal_says_why(get, headers, settings):
     assert "No authoriser covers 'secret'" in response.json()["hint"]
 
 
-def test_a_backend_that_is_down(get, headers, monkeypatch):
+def test_a_backend_that_is_down(get, headers, monkeypatch, caplog):
     def fail():
         raise BackendUnavailable("down")
 
@@ -99,6 +99,9 @@ def test_a_backend_that_is_down(get, headers, monkeypatch):
     response = get("/api/rooms/5/", **headers("token"))
     assert (response.status_code, response["Retry-After"]) == (503, "5")
     assert response.json() == {"detail": "The event bus is not reachable.", "topics": ["rooms.5"]}
+    assert response["Cache-Control"] == "no-store"
+    # Django mails what it logs as an error.
+    assert [record for record in caplog.records if record.name == "django.request"] == []
     assert len(bus.streams) == 0
 
 

@@ -17,6 +17,7 @@ from ...access import Access, Refusal
 from ...bus import buses
 from ...decorators import NO_THREAD, open_stream
 from ...exceptions import InvalidTopic, TooManyStreams
+from ...refusals import keep_from_admins
 from ...views import SubscribeView
 from .access import APIAccess, Guard, Produce
 from .exceptions import StreamRefused
@@ -55,6 +56,14 @@ class EventStreamMixin(_Base):
             name: value for name, value in vars(request).items() if name in ("user", "auser")
         }
         return super().initialize_request(request, *args, **kwargs)
+
+    def handle_exception(self, exc: Exception) -> Response:
+        response = super().handle_exception(exc)
+        if isinstance(exc, StreamRefused):
+            response.headers["Cache-Control"] = "no-store"
+            if response.status_code == 503:
+                keep_from_admins(response)
+        return response
 
     def event_stream(
         self,
