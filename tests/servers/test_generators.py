@@ -82,6 +82,11 @@ def test_both_kinds_of_generator(server, kind, http):
             clients.cut(stream)
             closed(name)
 
+            # Many can be opened at once.
+            many = clients.open(path=f"/lab/{form}/gated/{form}/", count=10)
+            wait_until(lambda many=many: all(stream.end for stream in many), "their ends")
+            assert {(stream.end, len(stream.events)) for stream in many} == {("clean", 2)}
+
             # Its request's body can be read.
             answer = http.post(f"{server.url}/lab/{form}/posted/p/", data={"question": "why"})
             assert answer.text == "data: why\n\ndata: question=why\n\n"
