@@ -16,6 +16,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from flosse_bus import bus, sse_stream
 from testproject.urls import urlpatterns as project
+from tests.lab import browsing
 from tests.lab.middleware import visitor
 
 PAUSE = 0.02
@@ -190,10 +191,12 @@ VIEWS = {
     "posted": (posted, aposted),
     "big": (big, abig),
     "asking": (asking, aasking),
+    **browsing.VIEWS,
 }
 
 urlpatterns = [
     *project,
+    *browsing.urlpatterns,
     path("lab/state/<name>/", state),
     *[
         path(f"lab/{kind}/{label}/<name>/", view)
