@@ -157,15 +157,17 @@ async def aposted(request, name):
 
 @sse_stream
 def big(request, name):
-    with Watched(name):
+    with Watched(name) as log:
         for _ in range(int(request.GET.get("megabytes", "10"))):
+            log.yielded += 1
             yield "x" * 1_000_000
 
 
 @sse_stream
 async def abig(request, name):
-    with Watched(name):
+    with Watched(name) as log:
         for _ in range(int(request.GET.get("megabytes", "10"))):
+            log.yielded += 1
             yield "x" * 1_000_000
 
 
