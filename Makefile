@@ -31,7 +31,8 @@ test:
 # The seeded and random tests, for longer and with other seeds.
 torture:
 	@sh tools/venv.sh test
-	FLOSSE_TORTURE=1 $(BIN)/python -m pytest tests/bus/test_model.py tests/bus/test_stress.py tests/torture --timeout=3600 $(ARGS)
+	FLOSSE_TORTURE=1 $(BIN)/python -m pytest tests/bus/test_model.py tests/bus/test_stress.py tests/unit/test_sse_fuzz.py \
+		tests/servers/test_big_streams.py tests/torture --timeout=3600 $(ARGS)
 
 # What brokers and streams cost, as ratios in one run: about half an hour on an idle machine.
 # benchmarks/report.py --write puts the latter into docs/.

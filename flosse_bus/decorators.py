@@ -13,6 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_cache_control
 
+from . import greenlets
 from .access import Refusal, ask_permissions
 from .exceptions import TooManyStreams
 from .permissions import BaseSSEPermission, check_classes
@@ -87,7 +88,10 @@ def _decorated(
         return [one() for one in permission_classes]
 
     wrapper: View
-    if inspect.isasyncgenfunction(view) or inspect.iscoroutinefunction(view):
+    # A generator is made without waiting. Django would need a loop to call a coroutine function
+    # under WSGI, and among greenlets that loop is in the way of all other requests.
+    coroutine = inspect.isasyncgenfunction(view) and not greenlets.are_threads()
+    if coroutine or inspect.iscoroutinefunction(view):
 
         @wraps(view)
         async def awrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:

@@ -22,11 +22,16 @@ T = TypeVar("T")
 logger = logging.getLogger("flosse_bus")
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a loop for a thread of one's own, be it a greenlet."""
+def are_threads() -> bool:
+    """Is a thread no more than a greenlet?"""
     # Whoever patches has imported it.
     monkey = sys.modules.get("gevent.monkey")
-    if monkey is None or not monkey.is_module_patched("threading"):
+    return monkey is not None and monkey.is_module_patched("threading")
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop for a thread of one's own, be it a greenlet."""
+    if not are_threads():
         return asyncio.new_event_loop()
 
     class Selector(selectors.DefaultSelector):  # gevent's by now: others run while it waits

@@ -15,7 +15,7 @@ from django.utils.functional import Promise
 from .events import Event
 from .exceptions import SSEYieldError
 from .message import Mark
-from .wire import encode
+from .wire import RETRY_DIGITS, encode
 
 #: Names of an SSEEvent's fields, as keys of a dict that has "data".
 _FIELDS = ("data", "event", "id", "retry")
@@ -82,7 +82,7 @@ def frame(raw: Any) -> bytes:
         return _frame(raw)
     if isinstance(raw, (bytes, bytearray, memoryview)):
         return _frame(raw)
-    return _frame(str(raw))
+    return _frame(_text("data", raw))
 
 
 def _frame(data: Any, event: object = None, id: object = None, retry: object = None) -> bytes:
@@ -94,8 +94,19 @@ def _frame(data: Any, event: object = None, id: object = None, retry: object = N
     )
 
 
+def _text(field: str, value: object) -> str:
+    if isinstance(value, str):
+        return str.__str__(value)  # members of a str enum print as something else
+    try:
+        return str(value)
+    except Exception as error:  # the value's own code runs
+        raise SSEYieldError(
+            f"{field}: str() of this {type(value).__name__} raises {type(error).__name__}."
+        ) from error
+
+
 def _line(field: str, value: object) -> str:
-    text = str(value)
+    text = _text(field, value)
     for character, name in _FORBIDDEN.items():
         if character in text:
             raise SSEYieldError(f"{field}: {text[:80]!r} holds {name}, which cannot be sent in it.")
@@ -104,24 +115,25 @@ def _line(field: str, value: object) -> str:
 
 
 def _milliseconds(value: object) -> int:
-    text = str(value)
-    if isinstance(value, bool) or not (text.isascii() and text.isdigit()):
-        raise SSEYieldError(f"retry: expected a number of milliseconds, not {value!r}.")
+    text = _text("retry", value)
+    digits = text.isascii() and text.isdigit() and len(text) <= RETRY_DIGITS
+    if isinstance(value, bool) or not digits:
+        raise SSEYieldError(f"retry: expected a number of milliseconds, not {text[:80]!r}.")
     return int(text)
 
 
 def _encode_data(data: Any) -> bytes:
     if isinstance(data, (str, Promise)):
-        return _encode_text("data", str(data))
+        return _encode_text("data", _text("data", data))
     if isinstance(data, (bytes, bytearray, memoryview)):
-        data = bytes(data)
         try:
-            data.decode()
-        except UnicodeDecodeError as error:
+            encoded = bytes(data)
+            encoded.decode()
+        except ValueError as error:  # also that of a memoryview that has been released
             raise SSEYieldError(
                 f"data: bytes must be UTF-8 text: {error}. Send others as base64."
             ) from None
-        return bytes(data)
+        return encoded
     try:
         return _encode_json(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a lone surrogate inside: it can be sent only escaped
@@ -132,8 +144,12 @@ def _encode_json(data: Any, *, ensure_ascii: bool) -> str:
     try:
         # NaN is no JSON: JSON.parse in the browser would throw on it.
         return json.dumps(data, cls=DjangoJSONEncoder, ensure_ascii=ensure_ascii, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise SSEYieldError(f"data: {error}. It is sent as JSON, by DjangoJSONEncoder.") from error
+    except Exception as error:  # lazy strings inside run code of their own
+        ours = isinstance(error, (TypeError, ValueError, RecursionError))
+        raise SSEYieldError(
+            f"data: {error if ours else type(error).__name__}. "
+            "It is sent as JSON, by DjangoJSONEncoder."
+        ) from error
 
 
 def _encode_text(field: str, text: str) -> bytes:

@@ -16,7 +16,8 @@ from .events import Record
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
-
+#: Of a reconnection time. Browsers ignore what 64 bits do not hold.
+RETRY_DIGITS = 18
 
 #: A comment: it keeps proxies from closing a silent connection, and clients ignore it.
 COMMENT = b": heartbeat\n\n"
@@ -105,6 +106,7 @@ class Decoder:
     def _lines(self, text: str) -> Iterator[str]:
         if text and self._after_cr:
             text = text.removeprefix("\n")
+            self._after_cr = False
         if text:
             self._after_cr = text.endswith("\r")
         *lines, rest = _LINE_END.split(text)
@@ -123,7 +125,7 @@ class Decoder:
             self._event = value
         elif name == "id" and "\0" not in value:
             self._id = value
-        elif name == "retry" and value.isascii() and value.isdigit():
+        elif name == "retry" and value.isascii() and value.isdigit() and len(value) <= RETRY_DIGITS:
             self._retry = int(value)
         else:
             return

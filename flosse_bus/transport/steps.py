@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
@@ -102,5 +103,8 @@ class Steps:
 
 
 def _error(error: Exception) -> bytes:
-    text = str(error) if settings.DEBUG else _HIDDEN
+    text = _HIDDEN
+    if settings.DEBUG:
+        with contextlib.suppress(Exception):  # its own __str__ may fail
+            text = str(error)
     return frame(SSEEvent(text.encode(errors="backslashreplace"), event="error"))

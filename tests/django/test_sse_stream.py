@@ -88,6 +88,16 @@ def failing(request):
     raise RuntimeError("secret")
 
 
+class Mute(Exception):
+    def __str__(self):
+        raise LookupError
+
+
+def failing_twice(request):
+    yield "before"
+    raise Mute
+
+
 def unsendable(request):
     yield ("a", "b", "c", "d")
     yield SSEEvent("x", event="two\nlines")
@@ -108,6 +118,7 @@ FAILED = "event: error\ndata: The stream has failed.\n\n"
     [
         (failing, False, "data: before\n\n" + FAILED),
         (failing, True, "data: before\n\nevent: error\ndata: secret\n\n"),
+        (failing_twice, True, "data: before\n\n" + FAILED),
         (unsendable, False, FAILED * 2 + "data: after\n\n"),
         (
             unsendable,

@@ -16,6 +16,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from flosse_bus import bus, sse_stream
 from testproject.urls import urlpatterns as project
+from tests.lab import browsing
 from tests.lab.middleware import visitor
 
 PAUSE = 0.02
@@ -156,15 +157,17 @@ async def aposted(request, name):
 
 @sse_stream
 def big(request, name):
-    with Watched(name):
+    with Watched(name) as log:
         for _ in range(int(request.GET.get("megabytes", "10"))):
+            log.yielded += 1
             yield "x" * 1_000_000
 
 
 @sse_stream
 async def abig(request, name):
-    with Watched(name):
+    with Watched(name) as log:
         for _ in range(int(request.GET.get("megabytes", "10"))):
+            log.yielded += 1
             yield "x" * 1_000_000
 
 
@@ -190,10 +193,12 @@ VIEWS = {
     "posted": (posted, aposted),
     "big": (big, abig),
     "asking": (asking, aasking),
+    **browsing.VIEWS,
 }
 
 urlpatterns = [
     *project,
+    *browsing.urlpatterns,
     path("lab/state/<name>/", state),
     *[
         path(f"lab/{kind}/{label}/<name>/", view)

@@ -10,6 +10,7 @@ from httpx_sse import EventSource
 
 from flosse_bus import bus
 from tests.brokers import PostgresServer, RedisServer, postgres_bins, redis_binaries
+from tests.browsers import Hub, executable, launch
 from tests.conftest import missing
 from tests.netns import Cable
 from tests.processes import Project
@@ -69,6 +70,30 @@ def cable():
         missing("no ip(8), which is in iproute2")
     with Cable() as cable, cable.at_near():
         yield cable
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """The origin that a lab server has to allow, and what a browser takes its orders from."""
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def chromium_hub(hub, tmp_path_factory):
+    """Chromium waits for orders there."""
+    if executable("chromium") is None:
+        missing("no Chromium on this machine")
+    with launch("chromium", hub, tmp_path_factory.mktemp("chromium")):
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def firefox_hub(hub, tmp_path_factory):
+    if executable("firefox") is None:
+        missing("no Firefox on this machine")
+    with launch("firefox", hub, tmp_path_factory.mktemp("firefox")):
+        yield hub
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from tests.processes import Project, wait_until
+from tests.servers.expected import check
 from tests.streams_client import Streams
 
 pytestmark = pytest.mark.server
@@ -18,20 +19,29 @@ CUT = {"uwsgi", "runserver"}
 STOCK = {"stock uvicorn": "uvicorn"}
 
 
-@pytest.fixture(params=[*Project.COMMANDS, *STOCK])
+@pytest.fixture(scope="module", params=[*Project.COMMANDS, *STOCK])
 def kind(request):
     return request.param
 
 
-@pytest.fixture
-def server(serve, kind, monkeypatch):
-    if kind in STOCK:
-        command = [
-            part.replace("testproject.asgi", "tests.lab.stock")
-            for part in Project.COMMANDS[STOCK[kind]]
-        ]
-        monkeypatch.setitem(Project.COMMANDS, kind, command)
-    return serve(kind, env=LAB)
+@pytest.fixture(scope="module")
+def server(kind, hub, tmp_path_factory):
+    """One for both tests: the last stops it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if kind in STOCK:
+            command = [
+                part.replace("testproject.asgi", "tests.lab.stock")
+                for part in Project.COMMANDS[STOCK[kind]]
+            ]
+            patch.setitem(Project.COMMANDS, kind, command)
+        origins = {"ALLOWED_ORIGINS": [hub.url]}
+        with Project(kind, tmp_path_factory.mktemp("server"), env=LAB, bus=origins) as server:
+            yield server
+
+
+@pytest.mark.browser
+def test_chromium_reads_its_streams(server, chromium_hub):
+    check(chromium_hub, server.url)
 
 
 def test_both_kinds_of_generator(server, kind, http):
@@ -81,6 +91,11 @@ def test_both_kinds_of_generator(server, kind, http):
             wait_until(lambda stream=stream: stream.comments, "a heartbeat")
             clients.cut(stream)
             closed(name)
+
+            # Many can be opened at once.
+            many = clients.open(path=f"/lab/{form}/gated/{form}/", count=10)
+            wait_until(lambda many=many: all(stream.end for stream in many), "their ends")
+            assert {(stream.end, len(stream.events)) for stream in many} == {("clean", 2)}
 
             # Its request's body can be read.
             answer = http.post(f"{server.url}/lab/{form}/posted/p/", data={"question": "why"})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -35,6 +36,7 @@ STREAMS = [
     ("data: a\u2028b\u0085c\x0bd\n\n".encode(), [("message", "a\u2028b\u0085c\x0bd", "")]),
     (b"retry: 10\nretry: 1x\nunknown: 5\n: comment\n\n", [("message", None, "")]),
     (b"\n\n\n: nothing\n\n", []),
+    (b"data: a\r\n\ndata: b\r\r\ndata: c\n\r\n", [("message", c, "") for c in "abc"]),
     (b"data: \xff\n\n", [("message", "\ufffd", "")]),
 ]
 
@@ -50,7 +52,9 @@ def test_decoding_in_pieces(stream, blocks):
 
 
 @pytest.mark.parametrize(
-    ("value", "retry"), [("10", 10), ("+5", None), ("-1", None), ("٣", None), ("", None)]
+    ("value", "retry"),
+    [("10", 10), ("+5", None), ("-1", None), ("٣", None), ("", None), ("9" * 5000, None)],
+    ids=count(),
 )
 def test_retry_is_ascii_digits_only(value, retry):
     [block] = Decoder().feed(f"retry: {value}\ndata: x\n\n".encode())
