@@ -118,8 +118,8 @@ class Stream:
 class Streams:
     """Opens streams to one server. Leaving the context cuts those that are left."""
 
-    def __init__(self, port, *, host="127.0.0.1", patience=60):
-        self.port, self.host, self.patience = port, host, patience
+    def __init__(self, port, *, host="127.0.0.1", patience=60, tls=None):
+        self.port, self.host, self.patience, self.tls = port, host, patience, tls
         self.all = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -148,6 +148,8 @@ class Streams:
         for number, stream in enumerate(made):
             own = [f"Last-Event-ID: {stream.last_id}"] if stream.last_id else []
             where = {"sock": socks[number]} if socks else {"host": self.host, "port": self.port}
+            if self.tls is not None:
+                where |= {"ssl": self.tls, "server_hostname": self.host}
             head = "\r\n".join([*lines, *own, "", ""]).encode()
             following = stream.follow(head, self.patience, **where)
             asyncio.run_coroutine_threadsafe(following, self._loop)

@@ -14,6 +14,7 @@ from tests.browsers import Hub, executable, launch
 from tests.conftest import missing
 from tests.netns import Cable
 from tests.processes import Project
+from tests.proxies import Certificate
 
 #: Milliseconds that a browser's page may take for anything.
 PATIENCE = 20_000
@@ -46,6 +47,25 @@ def serve(tmp_path):
             return stack.enter_context(Project(kind, tmp_path, **kwargs))
 
         yield serve
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    return Certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture
+def behind(tmp_path, certificate):
+    """Start a proxy in front of a port; it is stopped at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def behind(kind, upstream, *changes):
+            if kind.program() is None:
+                missing(f"no {kind.binary} on this machine")
+            changes = {old: new for each in changes for old, new in each.items()}
+            return stack.enter_context(kind(tmp_path, certificate, upstream, changes))
+
+        yield behind
 
 
 @pytest.fixture
@@ -147,7 +167,9 @@ def chromium():
 
 @pytest.fixture
 def page(chromium):
-    context = chromium.new_context(viewport={"width": 1200, "height": 860})
+    context = chromium.new_context(
+        viewport={"width": 1200, "height": 860}, ignore_https_errors=True
+    )
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     errors = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.processes import wait_until
-from tests.servers.test_servers import place
+from tests.proxies import Nginx
+from tests.servers.test_servers import place, streams
 
 pytestmark = [pytest.mark.server, pytest.mark.browser]
 
@@ -175,3 +176,32 @@ def test_the_page_is_closed_and_the_stream_is_gone(serve, http, page):
     wait_until(
         lambda: http.get(health).json()["buses"]["default"]["streams"] == 0, "the stream to end"
     )
+
+
+#: Ten streams, and how many of them have opened.
+TEN = """() => {
+  window.opened = 0;
+  window.sources = Array.from({ length: 10 }, () => new EventSource("/events/?topic=news"));
+  for (const source of window.sources) source.onopen = () => (window.opened += 1);
+}"""
+
+
+def test_a_browser_opens_six_streams_to_a_host_over_http_1(serve, http, page):
+    server = serve("uvicorn", bus={"HEARTBEAT": 60})
+    page.goto(f"{server.url}/login/")
+    page.evaluate(TEN)
+    for closed in range(4):  # whoever is seventh waits until one is closed
+        page.wait_for_function("count => window.opened === count", arg=6 + closed)
+        assert streams(http, server.url) == 6
+        page.evaluate("number => window.sources[number].close()", closed)
+    page.wait_for_function("window.opened === 10")
+
+
+def test_a_browser_opens_more_over_http_2(serve, behind, http, page):
+    server = serve("uvicorn", bus={"HEARTBEAT": 60})
+    page.goto(f"{behind(Nginx, server.port).url}/login/")
+    page.evaluate(TEN)
+    page.wait_for_function("window.opened === 10")
+    assert streams(http, server.url) == 10
+    page.evaluate("window.sources[0].close()")
+    wait_until(lambda: streams(http, server.url) == 9, "one to be gone, alone")
