@@ -87,13 +87,14 @@ def lives(pid):
 class Process:
     """A process with its log in a file. Leaving the context ends it."""
 
-    def __init__(self, command, *, log, env=None, cwd=ROOT, user=None, group=None):
+    def __init__(self, command, *, log, env=None, cwd=ROOT, user=None, group=None, pass_fds=()):
         self.log = Path(log)
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 env={**os.environ, **(env or {})}, cwd=cwd, start_new_session=True,
                 user=user, group=group, extra_groups=None if user is None else [],
+                pass_fds=pass_fds,
             )  # fmt: skip
         watchdog().watch(self.process.pid)
 
@@ -228,7 +229,10 @@ GUNICORN = ["-m", "gunicorn", "--bind=127.0.0.1:{port}", "--workers=1"]
 
 
 class Project(Process):
-    """The example project under a real server, with a database of its own."""
+    """The example project under a real server, with a database of its own.
+
+    ``kind`` is one of ``COMMANDS``, or such a command.
+    """
 
     COMMANDS = {
         "uvicorn": [*UVICORN, "--loop=uvloop", "--http=httptools"],
@@ -248,7 +252,7 @@ class Project(Process):
         "runserver": ["testproject/manage.py", "runserver", "{port}"],
     }  # fmt: skip
 
-    def __init__(self, kind, directory, *, port=None, bus=None, env=None):
+    def __init__(self, kind, directory, *, port=None, bus=None, env=None, pass_fds=()):
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.env = {
@@ -262,8 +266,9 @@ class Project(Process):
             make_database(self.env)
         elif not (directory / "db.sqlite3").exists():
             shutil.copy(sqlite_database(), directory / "db.sqlite3")
-        command = [part.format(port=self.port) for part in self.COMMANDS[kind]]
-        super().__init__([sys.executable, *command], log=directory / "server.log", env=self.env)
+        parts = self.COMMANDS[kind] if isinstance(kind, str) else kind
+        command = [sys.executable, *(part.format(port=self.port) for part in parts)]
+        super().__init__(command, log=directory / "server.log", env=self.env, pass_fds=pass_fds)
         try:
             self.wait_for(lambda: accepts(self.port), f"{kind} on port {self.port}")
         except BaseException:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -13,14 +12,14 @@ import pytest
 
 from flosse_bus import bus
 from tests.processes import ROOT, children_of, lives, wait_until
+from tests.proxies import DEPLOY
 from tests.servers.test_servers import place, streams
 from tests.streams_client import Streams
 
 pytestmark = pytest.mark.server
 
-#: The gunicorn.conf.py of the documentation.
-PAGE = (ROOT / "docs" / "deployment.md").read_text()
-HOOKS = re.search(r"```py\n(# gunicorn.conf.py\n.*?)```", PAGE, re.DOTALL)[1]
+#: The hooks in the gunicorn.conf.py of the documentation.
+HOOKS = (DEPLOY / "gunicorn.conf.py").read_text().partition("\n\n\n")[2]
 
 
 def items(stream):
