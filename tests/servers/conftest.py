@@ -63,7 +63,9 @@ def behind(tmp_path, certificate):
             if kind.program() is None:
                 missing(f"no {kind.binary} on this machine")
             changes = {old: new for each in changes for old, new in each.items()}
-            return stack.enter_context(kind(tmp_path, certificate, upstream, changes))
+            directory = tmp_path / f"{kind.binary}-{upstream}"
+            directory.mkdir()
+            return stack.enter_context(kind(directory, certificate, upstream, changes))
 
         yield behind
 

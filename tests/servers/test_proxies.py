@@ -72,6 +72,18 @@ def test_nothing_is_held_back_where_everything_is_compressed(
         assert f'"{item}"' in next(events).data
 
 
+def test_nothing_is_held_back_by_one_nginx_in_front_of_another(behind, serve, http, secure, follow):
+    """Each heeds ``X-Accel-Buffering``, and by itself would not pass it on."""
+    server = serve("uvicorn", bus={"HEARTBEAT": 60})
+    inner = behind(Nginx, server.port)
+    over_tls = {"proxy_pass http://django;": "proxy_pass https://django;"}
+    url = behind(Nginx, inner.port, over_tls).url
+    events, _ = follow(f"{url}/events/", "orders", client=secure, last_event_id="earliest")
+    for item in ("Kettle", "Grinder"):
+        place(http, server.url, item)
+        assert f'"{item}"' in next(events).data
+
+
 @each_impatient_proxy
 def test_heartbeats_keep_a_quiet_stream_open(behind, serve, secure, follow, proxy):
     """These close what is silent for their timeout, here 2 s: the stream outlives it."""
