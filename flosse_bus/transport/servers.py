@@ -3,7 +3,7 @@
 ASGI has no word for "drop this client", and hypercorn tells its workers by an event of its own and
 no signal that they must stop. Both are found on the objects that ``send`` belongs to. They are only
 looked at, also from within middleware, and where they are not found the stream goes on without: see
-docs/deployment.md.
+docs/servers.md.
 """
 
 from __future__ import annotations
