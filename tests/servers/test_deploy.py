@@ -58,14 +58,19 @@ def test_max_streams_below_the_threads_leaves_some_for_pages(serve, http, writte
 
 
 @pytest.mark.parametrize(
-    ("file", "app", "command"),
+    ("file", "app", "command", "ready"),
     [
-        ("uwsgi.ini", WSGI, ["-c", "import pyuwsgi; pyuwsgi.run()", "--ini={file}"]),
-        ("hypercorn.toml", ASGI, ["-m", "hypercorn", "--config={file}", ASGI]),
+        (
+            "uwsgi.ini",
+            WSGI,
+            ["-c", "import pyuwsgi; pyuwsgi.run()", "--ini={file}"],
+            "WSGI app 0",
+        ),
+        ("hypercorn.toml", ASGI, ["-m", "hypercorn", "--config={file}", ASGI], "Running on"),
     ],
 )
 def test_streams_reach_every_worker_and_end_when_the_server_stops(
-    serve, shared_bus, written, file, app, command
+    serve, shared_bus, written, file, app, command, ready
 ):
     port = free_port()
     changes = {UPSTREAM: f"{HOST}:{port}"}
@@ -73,6 +78,7 @@ def test_streams_reach_every_worker_and_end_when_the_server_stops(
         changes["project.wsgi:application"] = app
     path = written(file, **changes)
     server = serve([part.format(file=path) for part in command], port=port, bus=shared_bus)
+    server.wait_for(lambda: server.output().count(ready) == 2, "both workers")
     with Streams(port) as clients:
         clients.begin("load.x", count=30)
         bus.publish("load.x", 1)
