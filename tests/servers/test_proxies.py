@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from flosse_bus import bus
-from tests.processes import wait_until
-from tests.proxies import KINDS, Apache, Caddy, HAProxy, Nginx
+from tests.processes import free_port, wait_until
+from tests.proxies import HOST, KINDS, Apache, Caddy, HAProxy, Nginx
 from tests.servers.test_servers import place, streams
 from tests.streams_client import Streams
 
@@ -185,6 +185,15 @@ def test_many_streams_share_a_connection_of_http_2(behind, serve, http, certific
             assert all(f'"{item}"' in next(events).data for events, _ in followed)
         assert client.get(f"{url}/events/health/").json()["buses"]["default"]["streams"] == 20
     wait_until(lambda: streams(http, server.url) == 0, "the rest to be gone")
+
+
+@each_impatient_proxy  # Caddy does it by itself
+def test_plain_http_leads_to_https(behind, http, proxy):
+    port = behind(proxy, free_port()).plain_port
+    answer = http.get(f"http://{HOST}:{port}/events/?topic=news")
+    assert answer.is_redirect
+    assert answer.headers["Location"].startswith("https://")
+    assert answer.headers["Location"].endswith("/events/?topic=news")
 
 
 @each_proxy
