@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Extra arguments for pytest: make test ARGS="tests/unit -x". With any it runs in one process,
 # else in as many as WORKERS says, a file of tests in each.
 ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: demo test torture bench lint docs clean
 
@@ -32,7 +32,7 @@ test:
 torture:
 	@sh tools/venv.sh test
 	FLOSSE_TORTURE=1 $(BIN)/python -m pytest tests/bus/test_model.py tests/bus/test_stress.py tests/unit/test_sse_fuzz.py \
-		tests/servers/test_big_streams.py tests/torture --timeout=3600 $(ARGS)
+		tests/servers/test_big_streams.py tests/servers/test_proxies.py tests/torture --timeout=3600 $(ARGS)
 
 # What brokers and streams cost, as ratios in one run: about half an hour on an idle machine.
 # benchmarks/report.py --write puts the latter into docs/.

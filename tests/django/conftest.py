@@ -107,7 +107,8 @@ def at(settings):
         return view
 
     yield at
-    gc.collect()
+    if opened.count() or slots.taken():
+        gc.collect()  # which takes long
     wait_until(lambda: (opened.count(), slots.taken()) == (0, 0), "every stream to be closed")
 
 

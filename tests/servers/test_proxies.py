@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from flosse_bus import bus
+from tests import TORTURE
 from tests.processes import free_port, wait_until
 from tests.proxies import HOST, KINDS, Apache, Caddy, HAProxy, Nginx
 from tests.servers.test_servers import place, streams
@@ -28,8 +29,12 @@ def binary(kind):
     return kind.binary
 
 
-each_proxy = pytest.mark.parametrize("proxy", KINDS, ids=binary)
-each_impatient_proxy = pytest.mark.parametrize("proxy", [Nginx, HAProxy, Apache], ids=binary)
+#: All are tried for what matters most, and in make torture for everything.
+TRIED = KINDS if TORTURE else [Nginx, HAProxy]
+each_proxy = pytest.mark.parametrize("proxy", TRIED, ids=binary)
+each_impatient_proxy = pytest.mark.parametrize(
+    "proxy", [proxy for proxy in TRIED if proxy is not Caddy], ids=binary
+)
 
 
 @pytest.mark.parametrize(
