@@ -91,6 +91,8 @@ class GeneratorStream:
         ending = buses[DEFAULT_ALIAS].hubs.ending
         if ending is not None:
             self.end(ending)
+        elif self.reason is not None:  # ended before it could begin
+            wake()
 
     def end(self, reason: str) -> None:
         """Have its reader end the response. Any thread."""

@@ -89,6 +89,8 @@ class Sender:
                 await asyncio.wait((self._over,), timeout=FAREWELL)
 
     async def _take(self, frame: bytes) -> None:
+        if self._over.done():  # it was given up, and does not know
+            return
         self._stream.events += 1
         async with self._sending:
             for number, piece in enumerate(pieces(frame, PIECE)):

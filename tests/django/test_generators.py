@@ -301,6 +301,65 @@ def test_a_stream_that_fails_says_so_in_the_log(run, at, caplog):
     assert caplog.text.count("ZeroDivisionError: division by zero") == 2
 
 
+@pytest.mark.parametrize("form", ["sync", "async"])
+def test_a_client_that_goes_with_the_head(run, at, told, form):
+    @sse_stream
+    def view(request):
+        told.append("begun")
+        yield from iter(int, 1)
+
+    @sse_stream
+    async def aview(request):
+        told.append("begun")
+        while True:
+            yield "x"
+
+    async def main():
+        at(view if form == "sync" else aview)
+        async with site() as here:
+
+            async def send(message):
+                raise OSError("gone")
+
+            await here.ask("/s/", send=send).over()
+        assert told == []
+
+    run(main())
+
+
+@pytest.mark.parametrize(("form", "data"), [("waits", ["one"]), ("yields", ["one", "more"])])
+def test_an_async_generator_that_will_not_end(run, at, told, form, data):
+    async def main():
+        gate = asyncio.Event()
+
+        @sse_stream
+        async def view(request):
+            yield "one"
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                told.append("no")
+            if form == "waits":
+                await gate.wait()
+            yield "more"
+            told.append("went on")
+
+        at(view)
+        async with site() as here:
+            stream = here.ask("/s/")
+            await stream.got("one")
+            shutdown.end_streams()
+            await stream.over()
+            sent = list(stream.sent)
+            gate.set()
+            await asyncio.sleep(0)
+        assert (told, stream.data) == (["no"], data)
+        assert sent == stream.sent
+        assert stream.complete
+
+    run(main())
+
+
 def test_what_a_stream_logs(run, at, caplog):
     caplog.set_level("INFO", "flosse_bus")
 
