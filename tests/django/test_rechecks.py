@@ -155,6 +155,9 @@ def test_a_view_may_have_each_block_asked_about(run, ask, monkeypatch):
         async with site() as here:
             stream = await here.follow("/asked/")
             for n in range(5):
+                # An answer that is still to come would be good for the next block.
+                await eventually(lambda: not fanout.fanouts.here().rechecks._tasks, "all answers")
+                await asyncio.sleep(0)
                 before = len(asked)
                 await bus.apublish("private", n, using=None)
                 await stream.got(*map(str, range(n + 1)))
