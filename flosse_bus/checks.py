@@ -15,6 +15,7 @@ from .exceptions import InvalidBusBackend
 from .topics import authorisers
 
 MIDDLEWARE = "flosse_bus.middleware.BusMiddleware"
+GZIP = "django.middleware.gzip.GZipMiddleware"
 CORS_HEADERS = "corsheaders.middleware.CorsMiddleware"
 
 
@@ -58,7 +59,19 @@ def check_middleware(**kwargs: Any) -> list[CheckMessage]:
                 id="flosse_bus.W002",
             )
         )
-    if CORS_HEADERS in middleware[: middleware.index(MIDDLEWARE)] and _lists_origins():
+    before = middleware[: middleware.index(MIDDLEWARE)]
+    if GZIP in before:
+        messages.append(
+            Warning(
+                f"{GZIP!r} comes before {MIDDLEWARE!r} in MIDDLEWARE.",
+                hint=(
+                    "Put it after. From there it is kept off streams only by a header that then "
+                    "reaches the client: Content-Encoding: identity (RFC 9110, section 8.4.1)."
+                ),
+                id="flosse_bus.W002",
+            )
+        )
+    if CORS_HEADERS in before and _lists_origins():
         messages.append(
             Warning(
                 f"{CORS_HEADERS!r} comes before {MIDDLEWARE!r} in MIDDLEWARE.",

@@ -34,6 +34,7 @@ def test_a_sound_project_has_nothing_to_hear(settings):
         ({"DEBUG": False}, "flosse_bus.W001", "MemoryBackend reaches only"),
         ({"MIDDLEWARE": []}, "flosse_bus.W002", "MIDDLEWARE does not hold"),
         ({"MIDDLEWARE": [BUS, GZIP, BUS]}, "flosse_bus.W002", "2 times"),
+        ({"MIDDLEWARE": [GZIP, BUS]}, "flosse_bus.W002", "GZipMiddleware' comes before"),
         ({"MIDDLEWARE": (CORS, BUS), "FLOSSE_BUS": LISTED}, "flosse_bus.W002", "comes before"),
         ({"FLOSSE_BUS": {"default": {"PUBLIC_TOPICS": ["**"]}}}, "flosse_bus.W003", "is never asked"),
     ],
@@ -46,7 +47,8 @@ def test_what_is_found(settings, changes, id, message):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"MIDDLEWARE": [GZIP, "django.middleware.http.ConditionalGetMiddleware", BUS]},
+        {"MIDDLEWARE": ["django.middleware.http.ConditionalGetMiddleware", BUS, GZIP]},
+        {"MIDDLEWARE": ["django.middleware.security.SecurityMiddleware", BUS]},
         {"MIDDLEWARE": [BUS, CORS], "FLOSSE_BUS": LISTED},
         {"MIDDLEWARE": [CORS, BUS]},  # no bus lists an origin
     ],
