@@ -25,14 +25,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
 
-import django  # noqa: E402  # because the settings come first
+import django
 
 django.setup()
 
-from flosse_bus.bus import Bus  # noqa: E402  # because the settings come first
-from flosse_bus.conf import load  # noqa: E402  # because the settings come first
-from tests.brokers import PostgresServer, RedisServer  # noqa: E402  # because the settings come first
-from tests.processes import Project  # noqa: E402  # because the settings come first
+from flosse_bus.bus import Bus
+from flosse_bus.conf import load
+from tests.brokers import PostgresServer, RedisServer
+from tests.processes import Project
 
 DATA = {"action": "updated", "model": "shop.order", "pk": 12345, "fields": {"status": "paid"}}
 

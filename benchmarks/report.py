@@ -19,8 +19,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from benchmarks.measure.goals import goals  # noqa: E402  # because the path comes first
-from benchmarks.measure.servers import PEERS  # noqa: E402  # because the path comes first
+from benchmarks.measure.goals import goals
+from benchmarks.measure.servers import PEERS
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 PLOT = ROOT / "docs" / "images" / "benchmarks.png"

@@ -19,10 +19,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from benchmarks.measure import idle, rows, scenarios, sweeps  # noqa: E402  # the path comes first
-from benchmarks.measure.goals import goals  # noqa: E402  # the path comes first
-from benchmarks.measure.servers import PEERS  # noqa: E402  # the path comes first
-from benchmarks.measure.tools import CACHE, machine, prepare, versions  # noqa: E402  # as above
+from benchmarks.measure import idle, rows, scenarios, sweeps
+from benchmarks.measure.goals import goals
+from benchmarks.measure.servers import PEERS
+from benchmarks.measure.tools import CACHE, machine, prepare, versions
 
 SECTIONS = ("rows", "sweeps", "slow", "storm", "big", "idle", "publish")
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Server:
+class Server(ABC):
     """One server, pinned to the first core."""
 
     name: ClassVar[str]
@@ -41,13 +42,14 @@ class Server:
         self.directory = CACHE / "run"
         self.processes: list[Process] = []
 
+    @abstractmethod
     def command(self) -> list[Any]:
-        raise NotImplementedError
+        """Return what starts it."""
 
     def environment(self) -> dict[str, str]:
         return {"BENCH_PROGRESS": str(PROGRESS)}
 
-    def missing(self) -> None:
+    def missing(self) -> None:  # noqa: B027  # because most of them need nothing
         """Raise ``Missing`` if it cannot run here."""
 
     def __enter__(self) -> Self:

@@ -7,7 +7,7 @@ from benchmarks.peers.load import controlled_asgi
 
 django.setup()
 
-from django_eventstream import send_event  # noqa: E402  # setup first
+from django_eventstream import send_event
 
 
 async def apublish(topic: int, text: str) -> None:

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 #: Bytes that ``payload`` adds to the marker and the filler.
@@ -89,15 +90,15 @@ class Load:
                 self._progress = mmap.mmap(file.fileno(), 64, access=mmap.ACCESS_READ)
         return struct.unpack_from("Q", self._progress)[0]
 
-    async def arun(self, publish: Callable[[int, str], Awaitable[object]], **what: float) -> None:
-        for step in self.steps(**what):  # type: ignore[arg-type]
+    async def arun(self, publish: Callable[[int, str], Awaitable[object]], **what: Any) -> None:
+        for step in self.steps(**what):
             if isinstance(step, tuple):
                 await publish(*step)
             else:
                 await asyncio.sleep(step)
 
-    def run(self, publish: Callable[[int, str], object], **what: float) -> None:
-        for step in self.steps(**what):  # type: ignore[arg-type]
+    def run(self, publish: Callable[[int, str], object], **what: Any) -> None:
+        for step in self.steps(**what):
             if isinstance(step, tuple):
                 publish(*step)
             else:

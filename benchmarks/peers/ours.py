@@ -6,8 +6,8 @@ import django
 
 django.setup()
 
-from benchmarks.peers.load import controlled_asgi, controlled_wsgi, extra  # noqa: E402  # setup first
-from flosse_bus import bus  # noqa: E402  # setup first
+from benchmarks.peers.load import controlled_asgi, controlled_wsgi, extra
+from flosse_bus import bus
 
 calls = 0
 

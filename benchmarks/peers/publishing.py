@@ -12,9 +12,9 @@ import django
 
 django.setup()
 
-from django.core.serializers.json import DjangoJSONEncoder  # noqa: E402  # setup first
+from django.core.serializers.json import DjangoJSONEncoder
 
-from flosse_bus import bus  # noqa: E402  # setup first
+from flosse_bus import bus
 
 DATA = {
     "action": "updated", "model": "shop.order", "pk": 12345,

@@ -4,10 +4,10 @@ import django
 
 django.setup()
 
-from channels.generic.http import AsyncHttpConsumer  # noqa: E402  # setup first
-from channels.layers import get_channel_layer  # noqa: E402  # setup first
+from channels.generic.http import AsyncHttpConsumer
+from channels.layers import get_channel_layer
 
-from benchmarks.peers.load import controlled_asgi  # noqa: E402  # setup first
+from benchmarks.peers.load import controlled_asgi
 
 
 class Events(AsyncHttpConsumer):

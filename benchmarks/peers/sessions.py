@@ -7,17 +7,17 @@ import django
 
 django.setup()
 
-from django.contrib.auth import (  # noqa: E402  # setup first
+from django.contrib.auth import (
     BACKEND_SESSION_KEY,
     HASH_SESSION_KEY,
     SESSION_KEY,
     get_user_model,
 )
-from django.contrib.sessions.backends.db import SessionStore  # noqa: E402  # setup first
-from django.contrib.sessions.models import Session  # noqa: E402  # setup first
-from django.core.management import call_command  # noqa: E402  # setup first
-from django.utils import timezone  # noqa: E402  # setup first
-from django.utils.crypto import get_random_string  # noqa: E402  # setup first
+from django.contrib.sessions.backends.db import SessionStore
+from django.contrib.sessions.models import Session
+from django.core.management import call_command
+from django.utils import timezone
+from django.utils.crypto import get_random_string
 
 USERS = 100
 
