@@ -31,7 +31,7 @@ def undo(response: HttpResponseBase) -> None:
     if encoding == "identity":
         return
     if isinstance(response, StreamingHttpResponse):
-        iterator = response._iterator  # type: ignore[attr-defined]  # streaming_content wraps it
+        iterator = response._iterator  # type: ignore[attr-defined]  # because streaming_content wraps it
         original = _original(iterator) if encoding == "gzip" else None
         if original is None:
             _warn(encoding, iterator)

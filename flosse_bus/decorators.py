@@ -112,7 +112,7 @@ def _decorated(
                 return refuse(refusal)
             return respond(request, view(request, *args, **kwargs))
 
-    wrapper.is_event_stream = True  # type: ignore[attr-defined]  # for BusMiddleware's CORS
+    wrapper.is_event_stream = True  # type: ignore[attr-defined]  # because CORS asks
     return wrapper
 
 
@@ -148,6 +148,17 @@ def open_stream(
         patch_cache_control(response, private=True)
         return response
     return SSEResponse(request, content, retry=retry, heartbeat=heartbeat, label=label)
+
+
+def check_class(cls: type, initkwargs: dict[str, Any]) -> None:
+    """Raise :exc:`ImproperlyConfigured` unless the view has one method that streams, and options
+    that can work."""
+    if hasattr(cls, "stream") == hasattr(cls, "astream"):
+        raise ImproperlyConfigured(
+            f"{cls.__name__} must define either stream() or astream(), and not both."
+        )
+    options = {name: initkwargs.get(name, getattr(cls, name)) for name in ("retry", "heartbeat")}
+    check_options(cls.__name__, **options)
 
 
 def check_options(where: str, retry: int | None, heartbeat: float | None) -> None:

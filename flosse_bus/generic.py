@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.views import View
 
 from .access import ask_permissions
-from .decorators import check_options, stream
+from .decorators import check_class, stream
 from .permissions import BaseSSEPermission, check_classes
 from .refusals import refuse
 
@@ -39,18 +38,10 @@ class SSEView(View):
         Raises:
             ImproperlyConfigured: options that can never work, or not one method that streams.
         """
-        if hasattr(cls, "stream") == hasattr(cls, "astream"):
-            raise ImproperlyConfigured(
-                f"{cls.__name__} must define either stream() or astream(), and not both."
-            )
-        check_options(
-            cls.__name__,
-            initkwargs.get("retry", cls.retry),
-            initkwargs.get("heartbeat", cls.heartbeat),
-        )
+        check_class(cls, initkwargs)
         check_classes(cls.__name__, initkwargs.get("permission_classes", cls.permission_classes))
         view = super().as_view(**initkwargs)
-        view.is_event_stream = True  # type: ignore[attr-defined]  # for BusMiddleware's CORS
+        view.is_event_stream = True  # type: ignore[attr-defined]  # because CORS asks
         return view
 
     def get_permissions(self) -> list[BaseSSEPermission]:

@@ -68,7 +68,7 @@ class GreenletLoop(asyncio.SelectorEventLoop):
         finally:
             asyncio._set_running_loop(self._waiting.outside)
 
-    def run_in_executor(  # type: ignore[override]  # *Ts came with Python 3.11
+    def run_in_executor(  # type: ignore[override]  # because *Ts came with Python 3.11
         self, executor: object, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
         """Run a blocking function in a greenlet, whatever the executor."""
@@ -80,7 +80,7 @@ class GreenletLoop(asyncio.SelectorEventLoop):
             if error is not None:
                 answer.set_exception(error)
             else:
-                answer.set_result(result)  # type: ignore[arg-type]
+                answer.set_result(result)  # type: ignore[arg-type]  # because it is one or the other
 
         def run() -> None:
             result = failure = None

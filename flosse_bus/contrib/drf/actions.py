@@ -43,7 +43,7 @@ def event_stream_action(
                 )
             return view.event_stream(request, method, retry=retry, heartbeat=heartbeat, label=label)
 
-        handler.is_event_stream = True  # type: ignore[attr-defined]  # for CORS and the schema
+        handler.is_event_stream = True  # type: ignore[attr-defined]  # because CORS and the schema ask
         made: Method = action(
             methods=["get"], detail=detail, **{"renderer_classes": RENDERERS, **kwargs}
         )(handler)

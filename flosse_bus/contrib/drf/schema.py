@@ -41,7 +41,7 @@ def event_stream_schema() -> Any:
         description="The id of the last event that was received: where to go on.",
     )
 
-    class EventStreamSchema(base):  # type: ignore[misc]  # the project's own
+    class EventStreamSchema(base):  # type: ignore[misc]  # because it is the project's own
         """Describes what streams, and leaves the rest of a viewset to the project's."""
 
         def get_response_serializers(self) -> Any:

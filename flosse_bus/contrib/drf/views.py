@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from ...conf import DEFAULT_ALIAS
-from ...decorators import check_options
+from ...decorators import check_class
 from ...views import check_topics
 from .renderers import RENDERERS
 from .streams import EventStreamMixin
@@ -43,15 +42,7 @@ class EventStreamAPIView(EventStreamMixin, APIView):
         Raises:
             ImproperlyConfigured: options that can never work, or not one method that streams.
         """
-        if hasattr(cls, "stream") == hasattr(cls, "astream"):
-            raise ImproperlyConfigured(
-                f"{cls.__name__} must define either stream() or astream(), and not both."
-            )
-        check_options(
-            cls.__name__,
-            initkwargs.get("retry", cls.retry),
-            initkwargs.get("heartbeat", cls.heartbeat),
-        )
+        check_class(cls, initkwargs)
         return super().as_view(**initkwargs)
 
     def get(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -63,7 +54,7 @@ class EventStreamAPIView(EventStreamMixin, APIView):
             label=f"{type(self).__module__}.{type(self).__qualname__}",
         )
 
-    get.is_event_stream = True  # type: ignore[attr-defined]  # for CORS and the schema
+    get.is_event_stream = True  # type: ignore[attr-defined]  # because CORS and the schema ask
 
 
 class SubscribeAPIView(EventStreamAPIView):
