@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import ssl
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import trustme
@@ -46,7 +47,7 @@ class Certificate:
         authority.configure_trust(self.context)
 
 
-class Proxy(Process):
+class Proxy(Process, ABC):
     """One of them, in front of ``upstream``. ``changes`` are made in the file, too."""
 
     binary: str
@@ -76,12 +77,13 @@ class Proxy(Process):
         """Return the path of the program, or ``None``."""
         return shutil.which(cls.binary, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 
+    @abstractmethod
     def local(self):
         """Return what this machine needs otherwise."""
-        raise NotImplementedError
 
+    @abstractmethod
     def command(self):
-        raise NotImplementedError
+        """Return what starts it."""
 
     def env(self):
         return {}

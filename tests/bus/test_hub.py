@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 from flosse_bus.test import item
+from tests.asgi import eventually
 from tests.hubs import Flags, all_of, brief, hub_of, publish, reached
 
 
@@ -229,7 +231,8 @@ def test_an_exact_topic_knows_more_than_the_pattern_that_had_it(run):
             all_of(pattern)
             await publish(hub, backend, "p.1", "old")
             await publish(hub, backend, "p.2", "old")
-            await asyncio.sleep(0.31)
+            published = time.time()
+            await eventually(lambda: time.time() - published > 0.3, "both to be too old")
             await hub.feed.sweep()  # p.1 and p.2 are dead; the pattern knows that something is lost
             await publish(hub, backend, "p.1", "new")
             epoch = backend.tail().epoch

@@ -13,6 +13,7 @@ from flosse_bus.changes import unpublish_changes
 from flosse_bus.transport import opened, slots
 from flosse_bus.wire import Decoder
 from testproject.shop.models import Customer, Order
+from tests.asgi import site
 from tests.lab.urls import Ask
 from tests.processes import wait_until
 
@@ -138,3 +139,24 @@ def file_database(tmp_path, django_db_blocker):
             connections["file"].close()
             del connections["file"]
     del connections.settings["file"]
+
+
+@pytest.fixture
+def told():
+    """What a generator has told the test."""
+    return []
+
+
+@pytest.fixture
+def streaming(at):
+    """Ask for a view that begins with "one", and go on when that has come."""
+
+    @contextlib.asynccontextmanager
+    async def streaming(view):
+        at(view)
+        async with site() as here:
+            stream = here.ask("/s/")
+            await stream.got("one")
+            yield here, stream
+
+    return streaming

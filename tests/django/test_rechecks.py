@@ -221,8 +221,9 @@ class TestConnections:
                     for _ in range(STREAMS):
                         await here.follow("/asked-again/")
                     door.shut = True
-                    overdue = lambda: all(s.overdue for s in accesses(here))  # noqa: E731  # a name for it
-                    await eventually(overdue, "all to be overdue")
+                    await eventually(
+                        lambda: all(s.overdue for s in accesses(here)), "all to be overdue"
+                    )
                     await bus.apublish("private", 1, using=None)
                     await eventually(lambda: door.waiting, "the first to be asked about")
                     door.open.set()

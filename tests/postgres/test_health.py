@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from flosse_bus import bus
+from functools import partial
+
 from tests.brokers import PostgresServer
+from tests.health import assert_nobody_waits_while_it_hangs, assert_what_nobody_follows_is_no_lag
 from tests.postgres import database
-from tests.processes import wait_until
 
 BACKEND = "flosse_bus.backends.postgres.PostgresBackend"
 
 
-def state(client, status=200):
-    response = client.get("/events/health/")
-    assert response.status_code == status
-    return response.json()["buses"]["default"]
-
-
 def test_events_of_topics_that_nobody_follows_are_no_lag(client, configure, pg, monkeypatch):
     configure(BACKEND=BACKEND, OPTIONS={"using": pg}, KEY_PREFIX="health")
-    monkeypatch.setattr("flosse_bus.health.CATCH_UP", 20)
-    with bus.subscribe("a") as events:
-        for number in range(3):
-            for _ in range(50):
-                bus.publish("elsewhere", number, using=None)
-            assert state(client)["lag"] == 0
-            bus.publish("a", number, using=None)
-            assert next(events).data == number
-            assert state(client)["lag"] == 0
+    assert_what_nobody_follows_is_no_lag(client, monkeypatch)
 
 
 def test_a_postgresql_that_hangs(
@@ -40,15 +27,5 @@ def test_a_postgresql_that_hangs(
         database.tables(server, "bus") as using,
     ):
         configure(BACKEND=BACKEND, OPTIONS={"using": using}, KEY_PREFIX="health")
-        with bus.subscribe("a"):
-            assert state(client)["status"] == "ok"
-            monkeypatch.setattr("flosse_bus.health.PATIENCE", 0.3)
-            server.pause()
-            try:
-                told = state(client, 503)
-                # Nobody waits for the connection's own patience.
-                assert not bus.pulse.ask().done()
-            finally:
-                server.resume()
-            assert (told["status"], told["lag"]) == ("down", None)
-            wait_until(lambda: client.get("/events/health/").status_code == 200, "an answer")
+        hasty = partial(monkeypatch.setattr, "flosse_bus.health.PATIENCE", 0.3)
+        assert_nobody_waits_while_it_hangs(client, server, before=hasty)

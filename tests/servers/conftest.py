@@ -101,21 +101,20 @@ def hub():
         yield hub
 
 
-@pytest.fixture(scope="module")
-def chromium_hub(hub, tmp_path_factory):
-    """Chromium waits for orders there."""
-    if executable("chromium") is None:
-        missing("no Chromium on this machine")
-    with launch("chromium", hub, tmp_path_factory.mktemp("chromium")):
-        yield hub
+def hub_of(browser):
+    """Return a fixture: the hub, where this browser waits for orders."""
+
+    @pytest.fixture(scope="module", name=f"{browser}_hub")
+    def waiting(hub, tmp_path_factory):
+        if executable(browser) is None:
+            missing(f"no {browser.capitalize()} on this machine")
+        with launch(browser, hub, tmp_path_factory.mktemp(browser)):
+            yield hub
+
+    return waiting
 
 
-@pytest.fixture(scope="module")
-def firefox_hub(hub, tmp_path_factory):
-    if executable("firefox") is None:
-        missing("no Firefox on this machine")
-    with launch("firefox", hub, tmp_path_factory.mktemp("firefox")):
-        yield hub
+chromium_hub, firefox_hub = hub_of("chromium"), hub_of("firefox")
 
 
 @pytest.fixture

@@ -160,10 +160,16 @@ async def work():
     logging.getLogger("flosse_bus").warning("in the loop")
     return asyncio.get_running_loop(), await asyncio.gather(*(in_thread(wait, n) for n in range(20)))
 
-other = gevent.spawn(asyncio.run, asyncio.sleep(0.1))
-gevent.sleep(0.02)
-assert asyncio._get_running_loop() is not None  # such a loop is seen everywhere
-bus.hubs.threaded()
+made = []
+
+async def until_made():
+    while not made:
+        await asyncio.sleep(0.005)
+
+other = gevent.spawn(asyncio.run, until_made())
+while asyncio._get_running_loop() is None:  # such a loop is seen everywhere
+    gevent.sleep(0.005)
+made.append(bus.hubs.threaded())
 other.get()
 
 logging.getLogger("flosse_bus").addHandler(Waits())
