@@ -59,7 +59,7 @@ def _answer(bus: Bus, question: Future[Cursor]) -> Cursor | None:
         try:
             return question.result()
         except BackendUnavailable as error:
-            why = str(error)
+            why = str(error).removeprefix(f"bus {bus.config.alias!r}: ")
     if bus.hubs.notices.due("down, says health/"):
         logger.warning("bus %r is down, says health/: %s", bus.config.alias, why)
     return None

@@ -73,7 +73,7 @@ class Outages:
         logger.log(
             logging.DEBUG if self._silent else level,
             "bus %r is not heard any more, trying again: %s",
-            self._alias, "its listener has ended" if error is None else _words(error),
+            self._alias, "its listener has ended" if error is None else self._words(error),
             exc_info=None if expected else error,
         )  # fmt: skip
 
@@ -84,7 +84,7 @@ class Outages:
         logger.log(
             logging.WARNING if is_time else logging.DEBUG,
             "bus %r is still not heard after %.0f s: %s",
-            self._alias, time.monotonic() - self._since, _words(error),
+            self._alias, time.monotonic() - self._since, self._words(error),
         )  # fmt: skip
 
     def end(self) -> None:
@@ -95,13 +95,13 @@ class Outages:
             self._alias, time.monotonic() - self._since,
         )  # fmt: skip
 
+    def _words(self, error: BaseException) -> str:
+        # Backends say whose they are, and so does the line that this is for.
+        return str(error).removeprefix(f"bus {self._alias!r}: ") or repr(error)
+
     def _is_time(self) -> bool:
         now = time.monotonic()
         if self._told is not None and now - self._told < WINDOW:
             return False
         self._told = now
         return True
-
-
-def _words(error: BaseException) -> str:
-    return str(error) or repr(error)
