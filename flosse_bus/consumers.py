@@ -11,7 +11,7 @@ from django.core.exceptions import SynchronousOnlyOperation
 from .events import Event
 from .hubs import Hubs
 from .interrupts import Interrupts, current
-from .message import Mark
+from .message import Mark, Opening
 from .readers import AsyncReader, ThreadReader
 from .subscription import Item
 
@@ -118,7 +118,7 @@ class AsyncEvents(AsyncIterator[Event]):
 
 
 def _events(items: Sequence[Item]) -> Iterator[Event]:
-    return iter([item.to_event() for item in items if not isinstance(item, Mark)])
+    return iter([item.to_event() for item in items if not isinstance(item, (Mark, Opening))])
 
 
 def _in_event_loop() -> bool:

@@ -10,6 +10,9 @@ from django.http import QueryDict
 EVENT_STREAM = "text/event-stream"
 #: Bytes of UTF-8. Ids of buses are far shorter; those of generator views are their authors'.
 MAX_ID_SIZE = 1024
+#: Query parameters that may hold the last event id. Polyfills cannot send the header and append one
+#: of the first four to a page's own URL, which may have the last in it from the time it was made.
+PARAMETERS = ("lastEventId", "lastEventID", "last-event-id", "Last-Event-ID", "last_event_id")
 
 
 class SSEDetails:
@@ -30,7 +33,7 @@ class SSEDetails:
 
     @property
     def last_event_id(self) -> str | None:
-        """Where the client wants to resume: the ``Last-Event-ID`` header, else ``?last_event_id=``.
+        """Where the client wants to resume: the ``Last-Event-ID`` header, else the query.
 
         ``None`` also for what cannot be an id: above 1024 bytes, not UTF-8, with NUL, CR or LF.
         """
@@ -38,8 +41,8 @@ class SSEDetails:
             return self._last_event_id
         except AttributeError:
             position = resume_position(self._meta, QueryDict(self._meta.get("QUERY_STRING", "")))
-            is_id = position is not None and _is_id(position)
-            self._last_event_id: str | None = position if is_id else None
+            usable = position is not None and is_id(position)
+            self._last_event_id: str | None = position if usable else None
             return self._last_event_id
 
 
@@ -58,8 +61,9 @@ def accepts_stream(meta: Mapping[str, Any]) -> bool:
 def resume_position(meta: Mapping[str, Any], query: QueryDict) -> str | None:
     """Return what the client gives as its last event id, or ``None`` if it gives none.
 
-    It may be anything, and of any length. What is not UTF-8 has U+FFFD in it, as Django does it
-    for a query.
+    The ``Last-Event-ID`` header, else the first of :data:`PARAMETERS` that says something. It may
+    be anything, and of any length. What is not UTF-8 has U+FFFD in it, as Django does it for a
+    query.
     """
     header = meta.get("HTTP_LAST_EVENT_ID", "")
     try:
@@ -67,7 +71,8 @@ def resume_position(meta: Mapping[str, Any], query: QueryDict) -> str | None:
         header = header.encode("latin-1").decode(errors="replace")
     except UnicodeEncodeError:
         header = "\ufffd"  # a test's: no server can have received it
-    return header or query.get("last_event_id") or None
+    given = (header, *(query.get(name, "") for name in PARAMETERS))
+    return next(filter(None, (text.strip(" \t") for text in given)), None)
 
 
 def _quality(params: list[str]) -> float:
@@ -78,5 +83,6 @@ def _quality(params: list[str]) -> float:
         return 1
 
 
-def _is_id(text: str) -> bool:
+def is_id(text: str) -> bool:
+    """Can this be a last event id, or be sent as one?"""
     return len(text.encode(errors="replace")) <= MAX_ID_SIZE and not set(text) & set("\0\r\n\ufffd")

@@ -12,9 +12,16 @@ from django.core.serializers.json import DjangoJSONEncoder
 from .cursor import Cursor
 from .exceptions import EventTooLarge, InvalidEvent
 
-#: Names that the stream itself uses (section "The wire" of the protocol).
+#: Names that the stream itself uses. All that begin with RESERVED are kept for it.
+RESERVED = "stream-"
+OPEN = "stream-open"
+PING = "stream-ping"
 RESET = "stream-reset"
 ERROR = "stream-error"
+#: Those that only say how the stream stands, beside its events.
+STATE = (OPEN, PING)
+#: An event of either name would call a page's ``onopen`` or ``onerror``.
+_HANDLERS = ("open", "error")
 
 # ensure_ascii=False halves non-Latin payloads. allow_nan=False because NaN is no JSON: JSON.parse
 # in the browser would throw on it.
@@ -130,8 +137,16 @@ def _check_name(event: str) -> None:
         )
     if any(c in event for c in "\r\n\0"):
         raise InvalidEvent(f"event: {event!r} holds CR, LF or NUL, which would break the stream.")
-    if event in (RESET, ERROR):
-        raise InvalidEvent(f"event: {event!r} is a name that the stream itself uses. Pick another.")
+    if event.startswith(RESERVED):
+        raise InvalidEvent(
+            f"event: {event!r}: names that begin with {RESERVED!r} are the stream's own. "
+            "Pick another."
+        )
+    if event in _HANDLERS:
+        raise InvalidEvent(
+            f"event: {event!r} would call on{event} of an EventSource, as if its connection had "
+            "changed. Pick another name."
+        )
     try:
         event.encode()
     except UnicodeEncodeError:

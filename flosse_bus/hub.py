@@ -54,7 +54,7 @@ class Hub:
         """Subscribe to topics and patterns from a cursor's text, ``"earliest"`` or now.
 
         A text that is no cursor of this log is not an error: the subscription begins with a
-        reset. What :meth:`Subscription.take` gives first is the opening mark or that reset.
+        reset. What :meth:`Subscription.take` gives first is the opening, with that reset behind it.
 
         Raises:
             BackendUnavailable: the log cannot be read now.

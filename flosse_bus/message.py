@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from .cursor import EARLIEST, Cursor
-from .events import RESET, Event, Record
-from .wire import encode, encode_envelope, encode_id, encode_record
+from .events import OPEN, PING, RESET, Event, Record
+from .wire import encode, encode_envelope, encode_record
 
 
 class Message:
@@ -46,7 +46,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reset:
-    """Events of ``topics`` are lost to this stream: refetch, and go on from ``cursor``.
+    """Events of ``topics`` are lost to this stream: refetch, and go on from ``id``.
 
     ``reason`` is "expired" (older than what is kept), "unknown" (not a cursor of this log) or
     "overflow" (the stream was slower than the ring). ``at`` is in seconds, Unix epoch.
@@ -54,7 +54,7 @@ class Reset:
 
     topics: tuple[str, ...]
     reason: str
-    cursor: Cursor
+    id: str
     at: float
     size: int = 0
 
@@ -63,22 +63,44 @@ class Reset:
         return {"topics": list(self.topics), "reason": self.reason}
 
     def frame(self, *, envelope: bool) -> bytes:
-        return encode(json.dumps(self._data).encode(), event=RESET, id=str(self.cursor))
+        return encode(json.dumps(self._data).encode(), event=RESET, id=self.id)
 
     def to_event(self) -> Event:
         return Event(
             topic="",
             data=self._data,
             event=RESET,
-            id=str(self.cursor),
+            id=self.id,
             published_at=datetime.fromtimestamp(self.at, timezone.utc),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """Nothing but a place to resume from: sets the last event id and dispatches nothing.
+class Opening:
+    """The first block of a stream: when to come back, and where to resume until an event comes.
 
+    ``id`` is ``None`` where the client named a position that is no cursor. ``resumed``: the stream
+    goes on at the client's position with nothing missing. ``retry`` is in milliseconds.
+    """
+
+    id: str | None
+    resumed: bool
+    retry: int
+
+    def beyond(self, position: int) -> bool:
+        """Would a client with this id resume after ``position``?"""
+        return self.id is not None and _beyond(self.id, position)
+
+    def frame(self, *, envelope: bool) -> bytes:
+        data = json.dumps({"resumed": self.resumed}).encode()
+        return encode(data, event=OPEN, id=self.id, retry=self.retry)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A place to resume from, after silence or after events that are not this stream's.
+
+    Its block has data because most clients ignore the id of one without.
     ``position`` is where the reader stands after it; ``None`` leaves that open.
     """
 
@@ -88,7 +110,11 @@ class Mark:
 
     def beyond(self, position: int) -> bool:
         """Would a client with this id resume after ``position``?"""
-        return self.id != EARLIEST and Cursor.parse(self.id).position > position
+        return _beyond(self.id, position)
 
     def frame(self, *, envelope: bool) -> bytes:
-        return encode_id(self.id)
+        return encode(b"{}", event=PING, id=self.id)
+
+
+def _beyond(id: str, position: int) -> bool:
+    return id != EARLIEST and Cursor.parse(id).position > position

@@ -12,12 +12,12 @@ import heapq
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, cast
 
-from .cursor import Cursor
-from .message import Mark, Message, Reset
+from .cursor import EARLIEST, Cursor
+from .message import Mark, Message, Opening, Reset
 
 if TYPE_CHECKING:
     from .switchboard import Channel, Interest, Switchboard
@@ -27,16 +27,20 @@ logger = logging.getLogger("flosse_bus")
 #: Bytes that one take returns at most, unless a single message is larger.
 MAX_TAKE = 65_536
 
-Item = Message | Reset | Mark
+Item = Message | Reset | Mark | Opening
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Loss:
-    """A reset in line. Where the client resumes after it is known only when its turn comes."""
+    """A reset in line. Where the client resumes after it is known only when its turn comes.
+
+    Unless ``id`` says so.
+    """
 
     topics: tuple[str, ...]
     reason: str
     at: float
+    id: str | None = None
     size: int = 0
 
 
@@ -61,6 +65,7 @@ class Subscription:
         "_max_bytes",
         "_max_pending",
         "_offer",
+        "_opening",
         "_pending",
         "_pending_bytes",
         "_signal",
@@ -97,6 +102,7 @@ class Subscription:
         # When the reader was last heard of, as far as the beats can tell.
         self._silent_since = time.monotonic()
         self._taken = False
+        self._opening: Opening | None = None
         self._live = False
         # One tuple of messages, shared with all who have been handed the same, or a list.
         self._pending: Sequence[Message | Mark | _Loss] = ()
@@ -121,24 +127,41 @@ class Subscription:
     def take(self) -> Sequence[Item]:
         """Return what comes next, at most about 64 KiB of it; empty when there is nothing.
 
-        After silence it is a fresh cursor, for the reader's heartbeat.
+        First of all it is the opening; after silence a fresh cursor, for the reader's heartbeat.
         """
         with self._board.lock:
+            if self._opening is not None:
+                return [*self._take_opening(), *self._take_pending()]
+            return self._take_pending()
+
+    def take_opening(self) -> Sequence[Item]:
+        """Return the opening, if it has not been taken."""
+        with self._board.lock:
+            return self._take_opening()
+
+    def _take_opening(self) -> Sequence[Item]:
+        if self._opening is None:
+            return ()
+        opening, self._opening = self._opening, None
+        self._taken = True
+        return [opening]
+
+    def _take_pending(self) -> Sequence[Item]:
+        if not self._pending:
+            if not self._live and self.closed is None:
+                self._read_page()
             if not self._pending:
-                if not self._live and self.closed is None:
-                    self._read_page()
-                if not self._pending:
-                    return self._take_heartbeat()
-            self._taken = True
-            if self._specials or self._pending_bytes > MAX_TAKE:
-                return self._take_some()
-            # Messages, and not too many: what nearly every take comes to.
-            taken = cast("Sequence[Message]", self._pending)
-            self._pending = ()
-            self._pending_bytes = 0
-            self.position = taken[-1].record.position
-            self.delivered += len(taken)
-            return taken
+                return self._take_heartbeat()
+        self._taken = True
+        if self._specials or self._pending_bytes > MAX_TAKE:
+            return self._take_some()
+        # Messages, and not too many: what nearly every take comes to.
+        taken = cast("Sequence[Message]", self._pending)
+        self._pending = ()
+        self._pending_bytes = 0
+        self.position = taken[-1].record.position
+        self.delivered += len(taken)
+        return taken
 
     def _take_heartbeat(self) -> Sequence[Item]:
         if not self._beat_due or self._taken:
@@ -150,7 +173,7 @@ class Subscription:
     @property
     def more(self) -> bool:
         """May there be something to take?"""
-        return bool(self._pending) or not self._live or self._beat_due
+        return bool(self._pending) or not self._live or self._beat_due or bool(self._opening)
 
     def _take_some(self) -> list[Item]:
         taken: list[Item] = []
@@ -166,10 +189,8 @@ class Subscription:
                 continue
             self._specials -= 1
             if isinstance(item, _Loss):
-                cursor = Cursor(self._board.epoch, self.position)
-                taken.append(
-                    Reset(topics=item.topics, reason=item.reason, cursor=cursor, at=item.at)
-                )
+                id = item.id or str(Cursor(self._board.epoch, self.position))
+                taken.append(Reset(topics=item.topics, reason=item.reason, id=id, at=item.at))
                 continue
             taken.append(item)
             if type(item) is Mark and item.position is not None:
@@ -200,15 +221,18 @@ class Subscription:
         self.position = position
 
     def skip_lost(self) -> None:
-        """What is lost already was never asked for."""
+        """Begin with the oldest that is kept, and say so if something was before it."""
         self._skip = {source: source.evicted for source in self._sources() if source.evicted}
+        if self._skip:
+            # Cut off after this, the client must ask for all that is kept again.
+            self._say(self._names_of(self._skip), "expired", id=EARLIEST)
 
     def _sources(self) -> tuple[Channel | Interest, ...]:
         return (*self.channels, *self.interests)
 
-    def greet(self, id: str) -> None:
+    def greet(self, id: str | None, *, resumed: bool, retry: int) -> None:
         """Begin with where to resume, in case the stream is cut off before its first event."""
-        self._append(Mark(id=id))
+        self._opening = Opening(id=id, resumed=resumed, retry=retry)
 
     def _append(self, special: Mark | _Loss) -> None:
         self._pending = [*self._pending, special]
@@ -254,6 +278,7 @@ class Subscription:
             and all(channel.ring.head <= end for channel in self.channels)
             and all(interest.evicted <= end for interest in self.interests)
             and not any(type(item) is Mark and item.beyond(end) for item in self._pending)
+            and not (self._opening is not None and self._opening.beyond(end))
         )
 
     def step_back(self, position: int) -> None:
@@ -273,14 +298,9 @@ class Subscription:
 
     def give_up(self, lost: Collection[Channel | Interest], reason: str) -> None:
         """Pass over what these sources hold up to now, and say so."""
-        hit = [
-            interest
-            for interest in self.interests
-            if interest in lost or any(interest.covers(source.name) for source in lost)
-        ]
-        names = tuple(interest.name for interest in hit)
+        names = self._names_of(lost)
         now = max(self._board.position, *(source.evicted for source in lost))
-        if len(hit) == len(self.interests):
+        if len(names) == len(self.interests):
             self.reset(names, reason, max(self.position, now))
             return
         # The other topics are whole and are replayed from where the reader stands, so this reset
@@ -289,6 +309,14 @@ class Subscription:
             self._skip[source] = now
         self._live = False
         self._say(names, reason)
+
+    def _names_of(self, sources: Collection[Channel | Interest]) -> tuple[str, ...]:
+        """Return what the stream has asked for of these, as it has named it."""
+        return tuple(
+            interest.name
+            for interest in self.interests
+            if interest in sources or any(interest.covers(source.name) for source in sources)
+        )
 
     def drop_channel(self, channel: Channel, covering: Iterable[Interest]) -> None:
         """The channel is dead; its losses are counted in the interests that cover it."""
@@ -325,12 +353,16 @@ class Subscription:
                 "stream overflow on %s: it goes on from the history", ", ".join(self.names)
             )
 
-    def _say(self, names: tuple[str, ...], reason: str, *, log: bool = True) -> None:
+    def _say(
+        self, names: tuple[str, ...], reason: str, *, log: bool = True, id: str | None = None
+    ) -> None:
+        if self._opening is not None and self._opening.resumed:
+            self._opening = replace(self._opening, resumed=False)
         self.resets += 1
         self._board.counters["resets"] += 1
         if log and self._board.notices.due(f"stream reset ({reason})"):
             logger.warning("stream reset (%s) on %s", reason, ", ".join(names))
-        self._append(_Loss(topics=names, reason=reason, at=time.time()))
+        self._append(_Loss(topics=names, reason=reason, at=time.time(), id=id))
         self._signal.set()
 
     def _read_page(self) -> None:

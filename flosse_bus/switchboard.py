@@ -24,6 +24,7 @@ from .notices import Notices
 from .ring import Ring
 from .subscription import Subscription
 from .topics import compile_pattern, is_pattern
+from .wire import jittered
 
 logger = logging.getLogger("flosse_bus")
 
@@ -125,28 +126,32 @@ class Switchboard:
         now = time.time()
         for channel in subscription.channels:
             channel.ring.expire(now)
+        retry = jittered(self._config.retry)
         if after is None:
             subscription.open_at(tail.position)
-            subscription.greet(str(tail))
+            subscription.greet(str(tail), resumed=False, retry=retry)
         elif after == EARLIEST:
             subscription.open_at(0)
             subscription.skip_lost()
             kept = any(len(channel.ring) for channel in subscription.channels)
             # A client that is cut off before the first event must ask for all of it again.
-            subscription.greet(EARLIEST if kept else str(self.tail))
+            id = EARLIEST if kept or subscription.resets else str(self.tail)
+            subscription.greet(id, resumed=False, retry=retry)
         else:
-            self._place_after(subscription, parse_cursor(after), tail)
+            cursor = parse_cursor(after)
+            self._place_after(subscription, cursor, tail)
+            # A client must never hold an id beyond a loss that it has not been told of: where a
+            # reset follows, its own position stands in the opening, too.
+            subscription.greet(
+                None if cursor is None else after, resumed=not subscription.resets, retry=retry
+            )
 
     def _place_after(self, subscription: Subscription, after: Cursor | None, tail: Cursor) -> None:
         if after is None or not descends(tail, self.ancestors, after):
             subscription.reset(subscription.names, "unknown", tail.position)
             return
-        # A client must never hold an id beyond a loss that it has not been told of, so the
-        # opening mark is left out where a reset comes first.
         subscription.open_at(after.position)
         subscription.report_lost("expired")
-        if not subscription.resets:
-            subscription.greet(str(after))
 
     def take_out(self, subscription: Subscription) -> None:
         """Disconnect a subscription. Again is harmless."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,14 +40,17 @@ def encode(
     return b"%sdata: %s\n\n" % (head.encode(), data)
 
 
-def encode_id(id: str) -> bytes:
-    """Return a block that sets the client's last event id and dispatches nothing (9.2.6)."""
-    return f"id: {id}\n\n".encode()
-
-
 def encode_retry(milliseconds: int) -> bytes:
-    """Return a block that sets the client's reconnection time."""
-    return f"retry: {milliseconds}\n\n".encode()
+    """Return the line that sets the client's reconnection time, to stand before a block's others.
+
+    Alone in a block some clients would take it for an empty message.
+    """
+    return f"retry: {milliseconds}\n".encode()
+
+
+def jittered(milliseconds: int) -> int:
+    """Return a reconnection time within 25 % of this, so that cut streams do not return as one."""
+    return round(milliseconds * random.uniform(0.75, 1.25))
 
 
 def encode_record(record: Record, id: str) -> bytes:

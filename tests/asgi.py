@@ -9,6 +9,7 @@ import time
 
 from flosse_bus import bus
 from flosse_bus.asgi import get_asgi_application
+from flosse_bus.events import STATE
 from flosse_bus.wire import Decoder
 
 DEADLINE = 20.0
@@ -103,8 +104,8 @@ class Exchange:
 
     @property
     def events(self):
-        """What an EventSource would dispatch: ``(event, data)``."""
-        return [(block.event, block.data) for block in self.blocks if block.data is not None]
+        """The events, of topics or of the stream: ``(event, data)``."""
+        return [(block.event, block.data) for block in self.blocks if block.event not in STATE]
 
     @property
     def data(self):

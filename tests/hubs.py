@@ -9,19 +9,25 @@ import dataclasses
 from flosse_bus.backends.memory import MemoryBackend
 from flosse_bus.conf import load
 from flosse_bus.hub import Hub
-from flosse_bus.message import Mark, Message, Reset
+from flosse_bus.message import Mark, Message, Opening, Reset
 from flosse_bus.notices import Notices
 from flosse_bus.test import item
 
 
 def brief(items):
-    """Show items as test tables write them: data, reset reasons, marked positions."""
+    """Show items as test tables write them: data, reset reasons, marked positions.
+
+    An opening is shown by the position that a stream was resumed at, or else begins with.
+    """
     shown = []
     for one in items:
         if isinstance(one, Message):
             shown.append(one.to_event().data)
         elif isinstance(one, Reset):
             shown.append(f"{one.reason}:{','.join(one.topics)}")
+        elif isinstance(one, Opening):
+            position = one.id and one.id.rpartition("-")[2]
+            shown.append(("resumed" if one.resumed else "open", position))
         else:
             assert isinstance(one, Mark)
             shown.append(("mark", one.id.rpartition("-")[2]))

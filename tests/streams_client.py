@@ -10,6 +10,7 @@ import threading
 import time
 from urllib.parse import urlencode
 
+from flosse_bus.events import STATE
 from tests.processes import DEADLINE, wait_until
 
 
@@ -69,9 +70,9 @@ class Stream:
     def __init__(self, last_id):
         self.status = None
         self.headers = {}
-        #: What an EventSource would dispatch: ``(event, data)``.
+        #: The events, of topics or of the stream: ``(event, data)``.
         self.events = []
-        #: ``Last-Event-ID``, also of blocks without data.
+        #: ``Last-Event-ID``.
         self.last_id = last_id
         self.begun = False
         #: How many blocks were comments, such as a generator stream's heartbeats.
@@ -110,8 +111,9 @@ class Stream:
         async for fields in read_blocks(reader, patience, body):
             self.last_id = fields.get("id", self.last_id)
             self.comments += "" in fields
-            if "data" in fields:
-                self.events.append((fields.get("event", "message"), fields["data"]))
+            name = fields.get("event", "message")
+            if "data" in fields and name not in STATE:
+                self.events.append((name, fields["data"]))
             self.begun = True
 
 

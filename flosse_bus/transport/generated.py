@@ -21,7 +21,7 @@ from typing import Any
 from ..background import LoopThread
 from ..bus import buses
 from ..conf import DEFAULT_ALIAS
-from ..wire import COMMENT, encode_retry
+from ..wire import COMMENT
 from . import opened, shutdown, slots
 from .peer import Peer, pieces
 from .producers import Closable, Producer, TaskProducer, ThreadProducer
@@ -58,10 +58,9 @@ class GeneratorStream:
     ) -> None:
         self.label = label
         self.heartbeat = heartbeat
-        self.opening = b"" if retry is None else encode_retry(retry)
         #: Under WSGI only.
         self.environ = environ
-        self.steps = Steps(content, label)
+        self.steps = Steps(content, label, retry)
         #: May it run in the thread of its request?
         self.inline = environ is not None and heartbeat is None and not self.steps.is_async
         self.slot = None if self.inline or self.steps.is_async else slots.take()
@@ -179,8 +178,6 @@ async def aframes(stream: GeneratorStream) -> AsyncGenerator[bytes, None]:
         )
     stream.begin(asyncio.get_running_loop(), producer, answer.wake)
     try:
-        if stream.opening:
-            yield stream.opening
         while stream.reason is None:
             future = answer.expect()
             producer.ask()
@@ -224,8 +221,6 @@ def _inline(stream: GeneratorStream, thread: LoopThread) -> Generator[bytes, Non
     run = stream.surroundings.context.run
     stream.begin(thread.loop, None, lambda: None)
     try:
-        if stream.opening:
-            yield stream.opening
         run(stream.surroundings.enter)
         while stream.reason is None:
             frame = run(stream.steps.step)
@@ -256,8 +251,6 @@ def _produced(stream: GeneratorStream, thread: LoopThread) -> Generator[bytes, N
         producer = ThreadProducer(stream.steps, stream.surroundings, deliver, stream.slot)
     stream.begin(thread.loop, producer, lambda: box.put(None))
     try:
-        if stream.opening:
-            yield stream.opening
         while stream.reason is None:
             producer.ask()
             frame = yield from _patiently(box, stream.heartbeat)

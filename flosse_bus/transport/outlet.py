@@ -48,8 +48,8 @@ class Outlet:
         "_guarded",
         "_hub",
         "_loop",
+        "_opened",
         "_owner",
-        "_prefix",
         "_queued",
         "_refusal",
         "_send",
@@ -86,7 +86,7 @@ class Outlet:
         self._transport: asyncio.Transport | None = None
         self._done = False
         self._queued = True  # until it begins
-        self._prefix = b""
+        self._opened = False
         self._task: asyncio.Task[None] | None = None
         self._blocked_since: float | None = None
         self.subscription: Subscription
@@ -104,10 +104,8 @@ class Outlet:
             stream.names, after=stream.after, signal=self, heartbeat=stream.heartbeat
         )
 
-    def begin(self, prefix: bytes) -> None:
-        """Send ``prefix`` with what comes first, and from now on whatever comes."""
-        self._prefix = prefix
-        self._transport = find_transport(self._send)
+    def begin(self) -> None:
+        """Send what comes first, and from now on whatever comes."""
         if self._guarded:
             self._fanout.guarded.add(self)
             self._fanout.watch()
@@ -175,7 +173,7 @@ class Outlet:
     def _write_chunk(self, items: Sequence[Item]) -> bool:
         """Write what ``send`` would, if it would not wait. False: nothing has been written."""
         transport = self._transport
-        if transport is None or self._prefix or transport.get_write_buffer_size():
+        if transport is None or transport.get_write_buffer_size():
             return False
         data = self._fanout.chunk(items, envelope=self._envelope)
         if len(data) > SHARED or transport.is_closing():
@@ -190,8 +188,9 @@ class Outlet:
 
     def _encode(self, items: Sequence[Item]) -> bytes:
         data = self._fanout.encode(items, envelope=self._envelope)
-        if self._prefix:
-            data, self._prefix = self._prefix + data, b""
+        if not self._opened:  # the opening goes through the server, as it knows where its head is
+            self._opened = True
+            self._transport = find_transport(self._send)
         return data
 
     def _next(self) -> bytes:
@@ -263,7 +262,7 @@ class Outlet:
     async def _finish(self, data: bytes = b"") -> None:
         """End the response as a client expects it to end."""
         self._block()
-        data, self._prefix = self._prefix + data, b""
+        data = self._stream.farewell(self.subscription) + data
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
         self._over()
 
@@ -356,7 +355,8 @@ class Outlet:
         self.leave("cancelled")
         if self._task is not None:
             return
-        message = {"type": "http.response.body", "body": self._prefix, "more_body": False}
+        body = self._stream.farewell(self.subscription)
+        message = {"type": "http.response.body", "body": body, "more_body": False}
         with contextlib.suppress(Exception):
             next(iter(self._send(message).__await__()), None)
 

@@ -69,8 +69,6 @@ class Sender:
     async def run(self) -> None:
         """Run an async generator in a task that sends each frame itself."""
         stream = self._stream
-        if stream.opening:
-            await self.send(_body(stream.opening))
         runner = TaskRunner(stream.steps, stream.surroundings, self._take, self._done)
         stream.begin(self._loop, runner, partial(self._end, runner))
         if stream.heartbeat is not None:

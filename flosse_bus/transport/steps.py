@@ -11,6 +11,7 @@ from django.conf import settings
 
 from ..exceptions import SSEClientDisconnected
 from ..sse import SSEEvent, frame
+from ..wire import encode_retry
 
 logger = logging.getLogger("flosse_bus")
 
@@ -23,9 +24,10 @@ class Steps:
 
     One thread or task at a time. An exception becomes an event named ``error`` after what was
     yielded before, and ends the stream. What cannot be sent becomes one too, and costs no more.
+    ``retry``, in milliseconds, goes out with the first frame.
     """
 
-    def __init__(self, content: Any, label: str) -> None:
+    def __init__(self, content: Any, label: str, retry: int | None = None) -> None:
         self.is_async = hasattr(content, "__aiter__")
         #: Has it raised an exception?
         self.failed = False
@@ -33,6 +35,7 @@ class Steps:
         self._label = label
         self._iterator: Any = None
         self._over = False
+        self._prefix = b"" if retry is None else encode_retry(retry)
 
     def step(self) -> bytes | None:
         """Run it until it yields, and return the frame; ``None`` at its end."""
@@ -92,14 +95,18 @@ class Steps:
             return None
         self.failed = True
         logger.error("%s has raised an exception", self._label, exc_info=error)
-        return _error(error)
+        return self._first(_error(error))
 
     def _frame(self, item: Any) -> bytes:
         try:
-            return frame(item)
+            return self._first(frame(item))
         except Exception as error:  # noqa: BLE001  # because the client is to be told
             logger.warning("%s has yielded what cannot be sent: %s", self._label, error)
-            return _error(error)
+            return self._first(_error(error))
+
+    def _first(self, frame: bytes) -> bytes:
+        frame, self._prefix = self._prefix + frame, b""
+        return frame
 
 
 def _error(error: Exception) -> bytes:

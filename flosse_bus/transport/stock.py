@@ -34,11 +34,10 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
             )
         except BackendUnavailable as error:
             stream.refused(error)
-            yield stream.opening() + stream.error(_DOWN)
+            yield stream.refusal(_DOWN)
             return
         stream.begin(reader)
         patience = Patience(reader, stream.bus.config.send_timeout)
-        opening = stream.opening()
         while items := await reader.read():
             if stream.access.overdue:
                 refusal = await sync_to_async(recheck)(stream)
@@ -47,7 +46,7 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
                     with patience:
                         yield stream.error(refusal)
                     return
-            for number, piece in enumerate(pieces(opening + stream.encode(items), PIECE)):
+            for number, piece in enumerate(pieces(stream.encode(items), PIECE)):
                 if number:
                     # Others have small events to send, and who goes meanwhile shall be noticed.
                     await asyncio.sleep(0)
@@ -55,12 +54,11 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
                         return
                 with patience:
                     yield piece
-            opening = b""
             if stream.over:
                 stream.leave("lifetime")
                 return
-        if opening:  # it ends before it has begun, but not without saying when to come back
-            yield opening
+        if last := stream.farewell(reader.subscription):
+            yield last
     except Exception:
         stream.leave("error")
         raise
@@ -109,11 +107,10 @@ def frames(stream: Stream) -> Iterator[bytes]:
             )
         except BackendUnavailable as error:
             stream.refused(error)
-            yield stream.opening() + stream.error(_DOWN)
+            yield stream.refusal(_DOWN)
             return
         stream.begin(reader)
         with closing(Peer(thread, reader, stream.environ, config.send_timeout)) as peer:
-            opening = stream.opening()
             while items := reader.read():
                 if stream.access.overdue:
                     refusal = recheck(stream)
@@ -122,13 +119,12 @@ def frames(stream: Stream) -> Iterator[bytes]:
                         with peer:
                             yield stream.error(refusal)
                         return
-                for piece in pieces(opening + stream.encode(items), PIECE):
+                for piece in pieces(stream.encode(items), PIECE):
                     with peer:
                         yield piece
-                opening = b""
-            if opening:
+            if last := stream.farewell(reader.subscription):
                 with peer:
-                    yield opening
+                    yield last
     except Exception:
         stream.leave("error")
         raise

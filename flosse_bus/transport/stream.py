@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,12 @@ import django
 
 from ..access import Access, Refusal
 from ..bus import Bus
+from ..details import is_id
 from ..events import ERROR
 from ..exceptions import BackendUnavailable
 from ..limits import Place
 from ..subscription import Item, Subscription
-from ..wire import encode, encode_retry
+from ..wire import encode, jittered
 
 logger = logging.getLogger("flosse_bus")
 
@@ -27,6 +27,8 @@ logger = logging.getLogger("flosse_bus")
 LIFETIME = 600.0 if django.VERSION < (5, 0) else None
 #: Why a stream ends that was asked about again.
 WITHDRAWN = "access withdrawn"
+#: Of a stream that was to begin while the server stops.
+STOPPING = Refusal(status=503, detail="The server is stopping. Try again.")
 
 
 class Reader(Protocol):
@@ -59,10 +61,6 @@ class Stream:
     def heartbeat(self) -> float:
         return self.bus.config.heartbeat
 
-    def opening(self) -> bytes:
-        """Return the ``retry:`` block. Jitter keeps cut streams from coming back as one."""
-        return encode_retry(round(self.bus.config.retry * random.uniform(0.75, 1.25)))
-
     def encode(self, items: Sequence[Item]) -> bytes:
         envelope = self.envelope
         return b"".join([item.frame(envelope=envelope) for item in items])
@@ -73,9 +71,25 @@ class Stream:
         return self.lifetime is not None and time.monotonic() - self._started >= self.lifetime
 
     def error(self, refusal: Refusal) -> bytes:
+        return self._error(refusal)
+
+    def refusal(self, refusal: Refusal) -> bytes:
+        """Return the only block of a stream that cannot begin now: its client comes back."""
+        id = self.after if self.after is not None and is_id(self.after) else None
+        return self._error(refusal, id=id, retry=jittered(self.bus.config.retry))
+
+    def farewell(self, subscription: Subscription) -> bytes:
+        """Return what must still be said when a stream ends: its opening, if it had none."""
+        opening = subscription.take_opening()
+        if opening or subscription.interests:
+            return self.encode(opening)
+        return self.refusal(STOPPING)
+
+    @staticmethod
+    def _error(refusal: Refusal, *, id: str | None = None, retry: int | None = None) -> bytes:
         code = {403: "forbidden", 503: "unavailable"}[refusal.status]
         data = {"code": code, "detail": refusal.detail}
-        return encode(json.dumps(data).encode(), event=ERROR)
+        return encode(json.dumps(data).encode(), event=ERROR, id=id, retry=retry)
 
     def begin(self, reader: Reader) -> None:
         """The reader is open: from here on the stream can be ended from outside."""

@@ -152,7 +152,7 @@ class Exchange:
             if not gone.done():
                 await self._send(head)
                 del head  # the stream may last for days
-                outlet.begin(stream.opening())
+                outlet.begin()
                 gone.add_done_callback(outlet.client_gone)
                 await outlet.ended
         except asyncio.CancelledError:

@@ -105,7 +105,7 @@ def test_what_is_published_while_a_snapshot_travels_is_not_lost(run):
             last = backend.publish(item("t", 2))
             await reached(hub, last.position)
             backend.arrived.set()
-            assert brief(all_of(await opening)) == [("mark", "earliest"), 0, 1, 2]
+            assert brief(all_of(await opening)) == [("open", "earliest"), 0, 1, 2]
 
     run(main())
 
@@ -219,7 +219,7 @@ def test_a_listener_that_ends_is_replaced(run, monkeypatch, caplog):
             subscription = await hub.open(["t"], after=None, signal=Flags())
             for n in range(3):
                 await publish(hub, backend, "t", n)
-            assert brief(all_of(subscription)) == [("mark", "0"), 0, 1, 2]
+            assert brief(all_of(subscription)) == [("open", "0"), 0, 1, 2]
 
     run(main())
     assert "trying again: its listener has ended" in caplog.text
@@ -245,7 +245,7 @@ def test_streams_that_open_while_the_listener_is_down_do_not_hold_it_up(run, mon
                 if isinstance(result, BackendUnavailable):
                     assert "is not heard at present" in str(result)
                 else:
-                    assert brief(all_of(result)) == [("mark", "1")]
+                    assert brief(all_of(result)) == [("open", "1")]
 
     run(main())
 
@@ -334,7 +334,7 @@ def test_a_hub_whose_tasks_are_cancelled_ends_its_streams_and_starts_over(run):
             second = await hub.open(["t"], after="earliest", signal=Flags())
             assert len(backend._listeners) == 1
             await publish(hub, backend, "t", 2)
-            assert brief(all_of(second)) == [("mark", "earliest"), 1, 2]
+            assert brief(all_of(second)) == [("open", "earliest"), 1, 2]
             assert last.position == 1
 
     run(main())

@@ -15,7 +15,7 @@ def test_an_overflow_is_made_good_from_the_ring(run):
     async def main():
         async with hub_of(max_pending=3, history_size=100) as (hub, backend):
             subscription = await hub.open(["t"], after=None, signal=Flags())
-            assert brief(all_of(subscription)) == [("mark", "0")]
+            assert brief(all_of(subscription)) == [("open", "0")]
             await publish(hub, backend, "t", *range(10))
             assert hub.board.counters["overflows"] == 1
             assert brief(all_of(subscription)) == list(range(10))
@@ -73,9 +73,9 @@ def test_an_overflow_does_not_swallow_a_reset_or_the_place_to_resume(run):
             await publish(hub, backend, "whole", "a")
             epoch = hub.board.epoch or backend.tail().epoch
             subscription = await hub.open(["lost", "whole"], after=f"{epoch}-0", signal=Flags())
-            [first] = subscription.take()[:1]
-            assert brief([first]) == ["expired:lost"]
-            assert first.cursor.position == 0  # "whole" must still be replayed from there
+            opening, first = subscription.take()[:2]
+            assert brief([opening, first]) == [("open", "0"), "expired:lost"]
+            assert first.id == f"{epoch}-0"  # "whole" must still be replayed from there
             await publish(hub, backend, "whole", "b", "c")
             assert brief(all_of(subscription)) == ["a", "b", "c", ("mark", "8")]
             assert subscription.cursor.position == 8
@@ -97,7 +97,7 @@ def test_a_second_overflow_repeats_no_reset(run):
             backend.publish(item("whole", "a"))
             epoch = backend.tail().epoch
             subscription = await hub.open(["lost", "whole"], after=f"{epoch}-0", signal=Flags())
-            assert brief(subscription.take()) == ["expired:lost"]
+            assert brief(subscription.take()) == [("open", "0"), "expired:lost"]
             # Live from here, with the message and the mark pending; then it overflows.
             assert brief(subscription.take()[:1]) == ["a"]
             await publish(hub, backend, "whole", "b", "c", "d")
@@ -117,12 +117,12 @@ def test_a_cursor_that_is_ahead_of_the_hub_waits_for_it(run):
                 last = backend.publish(item("t", n))
             assert hub.board.position == 0
             subscription = await hub.open(["t"], after=str(last.cursor), signal=Flags())
-            assert brief(all_of(subscription)) == [("mark", "3")]
+            assert brief(all_of(subscription)) == [("resumed", "3")]
             await reached(hub, 3)
             assert brief(all_of(subscription)) == []
             await publish(hub, backend, "t", 3)
             assert brief(all_of(subscription)) == [3]
-            assert brief(all_of(other)) == [("mark", "0"), 0, 1, 2, 3]
+            assert brief(all_of(other)) == [("open", "0"), 0, 1, 2, 3]
 
     run(main())
 
@@ -171,7 +171,7 @@ def test_idle_topics_are_dropped_and_found_again(run):
             assert hub.board._interests == hub.board._channels == {}
             await publish(hub, backend, "t", 2)
             again = await hub.open(["t", "p.*"], after=cursor, signal=Flags())
-            assert brief(all_of(again)) == [("mark", "0"), 0, 1, 2]
+            assert brief(all_of(again)) == [("resumed", "0"), 0, 1, 2]
 
     run(main())
 
@@ -193,7 +193,7 @@ def test_a_pattern_does_not_hoard_dead_topics(run):
             await publish(hub, backend, "p.1", "again")
             assert brief(all_of(subscription)) == ["again"]
             late = await hub.open(["p.*"], after=f"{epoch}-3", signal=Flags())
-            assert brief(all_of(late)) == ["expired:p.*"]
+            assert brief(all_of(late)) == [("open", "3"), "expired:p.*"]
 
     run(main())
 
@@ -237,7 +237,7 @@ def test_an_exact_topic_knows_more_than_the_pattern_that_had_it(run):
             await publish(hub, backend, "p.1", "new")
             epoch = backend.tail().epoch
             exact = await hub.open(["p.1"], after=f"{epoch}-1", signal=Flags())
-            assert brief(all_of(exact)) == [("mark", "1"), "new"]
+            assert brief(all_of(exact)) == [("resumed", "1"), "new"]
             assert brief(all_of(pattern)) == ["old", "old", "new"]
 
     run(main())

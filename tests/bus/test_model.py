@@ -16,8 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from flosse_bus.backends.memory import MemoryBackend
 from flosse_bus.conf import load
+from flosse_bus.cursor import Cursor
 from flosse_bus.hub import Hub
-from flosse_bus.message import Mark, Message, Reset
+from flosse_bus.message import Mark, Message, Opening, Reset
 from flosse_bus.notices import Notices
 from flosse_bus.test import item
 from flosse_bus.topics import compile_pattern
@@ -99,9 +100,13 @@ class Log(RuleBasedStateMachine):
     @rule(names=subscriptions)
     def subscribe_from_the_earliest(self, names):
         client = Client(tuple(names), 0, None, {})
-        # What was lost before was never asked for.
+        # Of what was lost before, the stream says so at its beginning.
         client.excused = {t: max((p for p, x in self.lost() if x == t), default=0) for t in TOPICS}
+        current = self.hub.board.tail == self.backend.tail()
         self._open(client, "earliest")
+        if current:
+            lost = any(client.wants(topic) for _, topic in self.lost())
+            assert client.subscription.resets == lost
 
     @rule(names=subscriptions, which=some)
     def subscribe_from_an_id(self, names, which):
@@ -214,7 +219,7 @@ class Log(RuleBasedStateMachine):
             elif isinstance(one, Reset):
                 self._receive_reset(client, one)
             else:
-                assert isinstance(one, Mark)
+                assert isinstance(one, (Mark, Opening))
                 self._receive_mark(client, one)
 
     def _receive_message(self, client, record):
@@ -234,7 +239,12 @@ class Log(RuleBasedStateMachine):
         client.last_id = str(record.cursor)
 
     def _receive_reset(self, client, reset):
-        if reset.cursor.epoch == self.backend.tail().epoch and reset.reason != "unknown":
+        if reset.id == "earliest":  # what is kept comes after it
+            assert any(covers(n, t) for _, t in self.lost() for n in reset.topics)
+            client.last_id = reset.id
+            return
+        cursor = Cursor.parse(reset.id)
+        if cursor.epoch == self.backend.tail().epoch and reset.reason != "unknown":
             gone = [
                 p for p, topic in self.lost()
                 if p > client.at and any(covers(n, topic) for n in reset.topics)
@@ -243,8 +253,8 @@ class Log(RuleBasedStateMachine):
         excused = [t for t in TOPICS if any(covers(n, t) for n in reset.topics)]
         for topic in excused:
             client.excused[topic] = self.tail
-        client.at = reset.cursor.position
-        client.last_id = str(reset.cursor)
+        client.at = cursor.position
+        client.last_id = reset.id
 
     def _receive_mark(self, client, mark):
         client.last_id = mark.id

@@ -10,6 +10,7 @@ from django.urls import include, path
 
 from flosse_bus import publish_changes, suppress_changes
 from flosse_bus.changes import unpublish_changes
+from flosse_bus.events import STATE
 from flosse_bus.transport import opened, slots
 from flosse_bus.wire import Decoder
 from testproject.shop.models import Customer, Order
@@ -43,8 +44,8 @@ class Stream:
         return next(block for block in self if wanted(block))
 
     def event(self):
-        """Return the next block that an EventSource would dispatch."""
-        return self.until(lambda block: block.data is not None)
+        """Return the next event, of a topic or of the stream, that is not about its state."""
+        return self.until(lambda block: block.event not in STATE)
 
 
 @pytest.fixture

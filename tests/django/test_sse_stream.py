@@ -279,9 +279,9 @@ async def afirst(request):
 
 def test_the_head_and_the_first_frame(read, at, client):
     at(sse_stream(retry=5000)(lambda request: iter("x")))
-    assert read() == (200, "retry: 5000\n\ndata: x\n\n")
+    assert read() == (200, "retry: 5000\ndata: x\n\n")
     at(afirst)
-    assert read() == (200, "retry: 5000\n\ndata: x\n\n")
+    assert read() == (200, "retry: 5000\ndata: x\n\n")
     head = client.head("/s/")
     assert (head.status_code, head.content) == (200, b"")
     assert head["Cache-Control"] == "no-cache, no-transform, private"
@@ -299,7 +299,7 @@ def test_an_async_view_can_be_awaited_with_any_request(run):
         response = await afirst(RequestFactory().get("/"))
         return [part async for part in response.streaming_content]
 
-    assert run(main()) == [b"retry: 5000\n\n", b"data: x\n\n"]
+    assert run(main()) == [b"retry: 5000\ndata: x\n\n"]
 
 
 class Numbers(SSEView):
@@ -329,9 +329,9 @@ class Guarded(SSEView):
 
 def test_class_based_views(read, at):
     at(Numbers.as_view())
-    assert read() == (200, "retry: 1000\n\ndata: Numbers 0\n\ndata: True\n\n")
+    assert read() == (200, "retry: 1000\ndata: Numbers 0\n\ndata: True\n\n")
     at(Numbers.as_view(retry=5))
-    assert read("/s/3/") == (200, "retry: 5\n\ndata: Numbers 3\n\ndata: True\n\n")
+    assert read("/s/3/") == (200, "retry: 5\ndata: Numbers 3\n\ndata: True\n\n")
     at(Guarded.as_view())
     assert read() == (200, "data: in\n\n")
     assert read("/s/?no")[0] == 403

@@ -24,9 +24,11 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def test_the_opening_block(subscribe):
     bus.publish("news", 1)
     stream = subscribe("topic=news")
-    retry, opening = next(stream), next(stream)
-    assert 750 <= retry.retry <= 1250
-    assert (opening.id, opening.data) == (bus.cursor(), None)
+    opening = next(stream)
+    assert 750 <= opening.retry <= 1250
+    assert (opening.event, opening.id, opening.data) == (
+        "stream-open", bus.cursor(), '{"resumed": false}',
+    )  # fmt: skip
     assert stream.response["Content-Type"] == "text/event-stream; charset=utf-8"
     assert stream.response["Cache-Control"] == "no-cache, no-transform"
     assert stream.response["X-Accel-Buffering"] == "no"
@@ -35,7 +37,9 @@ def test_the_opening_block(subscribe):
 
 def test_a_stream_that_opens_while_the_server_stops_says_when_to_come_back(subscribe, run, aclient):
     buses["default"].hubs.end_all("shutdown")
-    assert [block.retry is not None for block in subscribe("topic=news")] == [True]
+    [block] = subscribe("topic=news&last_event_id=abc-5")
+    assert (block.event, block.id, block.retry is None) == ("stream-error", "abc-5", False)
+    assert json.loads(block.data)["code"] == "unavailable"
 
     async def main():
         response = await aclient.get("/events/?topic=news")
@@ -58,8 +62,8 @@ def test_no_event_line_without_a_name(subscribe):
     stream = subscribe("topic=news")
     next(stream)
     bus.publish("news", 1)
-    stream.event()
-    assert b"event:" not in stream.raw
+    last = stream.event()
+    assert stream.raw.endswith(f"id: {last.id}\ndata: 1\n\n".encode())
 
 
 @pytest.mark.parametrize("how", ["header", "query"])
@@ -71,7 +75,8 @@ def test_resuming(subscribe, how):
         )
     else:
         stream = subscribe(f"topic=news&last_event_id={events[1].id}")
-    assert stream.until(lambda block: block.retry is None).id == events[1].id
+    opening = next(stream)
+    assert (opening.id, opening.data) == (events[1].id, '{"resumed": true}')
     assert [stream.event().data for _ in range(2)] == ["2", "3"]
 
 
@@ -107,9 +112,10 @@ def test_the_envelope(subscribe):
 def test_heartbeats_keep_a_quiet_stream_fresh(subscribe, configure):
     configure(HEARTBEAT=0.05)
     stream = subscribe("topic=news")
+    next(stream)
     last = bus.publish("load.other", 1)
     beat = stream.until(lambda block: block.id == last.id)
-    assert beat.data is None
+    assert (beat.event, beat.data) == ("stream-ping", "{}")
 
 
 @pytest.mark.parametrize(
@@ -364,4 +370,4 @@ def test_asgi_streams_the_same(run, aclient, configure):
         assert len(bus.streams) == bus.hubs.streams == 0
         return seen
 
-    assert run(main())[-1] == ("message", None)
+    assert run(main())[-1] == ("stream-ping", "{}")

@@ -95,7 +95,7 @@ def test_flosses_view_keeps_its_frames(after):
     request.user = type("User", (), {"is_authenticated": True})()
     response = after["live_updates"](request)
     assert response.getvalue().decode() == (
-        'retry: 3000\n\ndata: connected\n\nevent: update\ndata: {"count": 1}\n\n'
+        'retry: 3000\ndata: connected\n\nevent: update\ndata: {"count": 1}\n\n'
         'id: 17\nevent: update\ndata: {"count": 2}\n\nevent: finish\ndata: done\n\n'
         "event: close\ndata: bye\n\n"
     )

@@ -7,6 +7,7 @@ import pytest
 from rest_framework.authtoken.models import Token
 from rest_framework.test import APIClient
 
+from flosse_bus.events import STATE
 from flosse_bus.wire import Decoder
 
 
@@ -70,6 +71,6 @@ def blocks_of(content):
 
 
 def events(response):
-    """Return what an EventSource would dispatch, of a stream that ends."""
+    """Return the events of a stream that ends."""
     blocks = blocks_of(response.streaming_content)
-    return [(block.event, block.data) for block in blocks if block.data is not None]
+    return [(block.event, block.data) for block in blocks if block.event not in STATE]

@@ -16,6 +16,7 @@ from rest_framework.authtoken.models import Token
 from flosse_bus import bus, topic
 from flosse_bus.contrib.drf.access import Guard
 from flosse_bus.contrib.drf.streams import EventStreamMixin
+from flosse_bus.events import STATE
 from flosse_bus.topics import authorisers
 from tests.asgi import eventually, site
 from tests.drf import views
@@ -141,14 +142,14 @@ def test_under_wsgi(get, headers, case):
     path, how, happen, ends = case
     blocks = blocks_of(get(path, **headers(how)).streaming_content)
     # It is asked again, and goes on, before anything happens: that must leave no trace.
-    assert len([block for block in islice(blocks, 10) if block.event == "message"]) == 10
+    assert len([block for block in islice(blocks, 10) if block.event in STATE]) == 10
     happen()
     if ends:
         last = list(islice(blocks, ENOUGH))[-1]
         assert (last.event, json.loads(last.data)["code"]) == ("stream-error", "forbidden")
     else:
         for _ in range(10):  # a fifth of a second: rechecks are due
-            assert next(blocks).event == "message"
+            assert next(blocks).event == "stream-ping"
 
 
 def test_under_asgi(run, headers, case):

@@ -33,7 +33,7 @@ def test_a_stream(get, form):
     assert "Accept" in response["Vary"]
     assert "no-cache" in response["Cache-Control"]
     pieces = list(response.streaming_content)
-    assert pieces[0] == b"retry: 1234\n\n"
+    assert pieces[0].startswith(b"retry: 1234\nevent: who\n")
     assert pieces[-1] == b'id: 3\ndata: {"number": 3}\n\n'
 
 

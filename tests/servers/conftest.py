@@ -9,6 +9,7 @@ import pytest
 from httpx_sse import EventSource
 
 from flosse_bus import bus
+from flosse_bus.events import STATE
 from tests.brokers import PostgresServer, RedisServer, postgres_bins, redis_binaries
 from tests.browsers import Hub, executable, launch
 from tests.conftest import missing
@@ -134,8 +135,8 @@ def follow(http):
                 client.stream("GET", url, params={"topic": topics, **params}, headers=headers)
             )
             assert response.status_code == 200, response.read()
-            # httpx-sse also hands out blocks without data, which a browser does not dispatch.
-            return (event for event in EventSource(response).iter_sse() if event.data), response
+            events = EventSource(response).iter_sse()
+            return (event for event in events if event.event not in STATE), response
 
         yield follow
 

@@ -70,7 +70,7 @@ def test_the_page_shows_the_stream(serve, http, page):
     page.goto(f"{server.url}/api/counting/")
     page.wait_for_selector('#flosse-stream[data-state="ended"]')
     text = page.locator("#flosse-stream").inner_text()
-    assert text.startswith("retry: 1234\n\nevent: who\ndata: AnonymousUser\n\n")
+    assert text.startswith("retry: 1234\nevent: who\ndata: AnonymousUser\n\n")
     assert text.rstrip().endswith('id: 3\ndata: {"number": 3}')
 
 

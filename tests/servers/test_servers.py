@@ -110,7 +110,9 @@ def test_heartbeats_let_a_quiet_stream_resume(serve, http, follow, kind):
     next(chunks)
     for _ in range(4):
         place(http, server.url)
-    beats = (re.search(r"id: (\S+-(\d+))\n\n$", chunk) for chunk in chunks)
+    beats = (
+        re.search(r"id: (\S+-(\d+))\nevent: stream-ping\ndata: {}\n\n$", chunk) for chunk in chunks
+    )
     last_id = next(match[1] for match in beats if int(match[2]) >= 12)
     response.close()
     events, _ = follow(f"{server.url}/events/", "news", "orders", last_event_id=last_id)

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from urllib.parse import urlencode
 
+from flosse_bus.events import STATE
 from tests.torture.topics import PATTERNS, TOPICS, covered
 
 #: Who gets no answer for so long hangs, and so does a stream that says nothing, though its heartbeat
@@ -119,13 +120,12 @@ class Stream:
             fields[name] = f"{fields[name]}\n{value}" if name in fields else value
         if "id" in fields:
             self.last_id = fields["id"]
-        if "data" not in fields:
+        data = json.loads(fields["data"])  # no block of a bus's stream is without
+        kind = fields.get("event", "message")
+        if kind in STATE:
             if "id" in fields:
                 self._note(("mark", self.last_id))
-            return
-        data = json.loads(fields["data"])
-        kind = fields.get("event", "message")
-        if kind == "message":
+        elif kind == "message":
             self.counts["delivered"] += 1
             self._note(("event", self.last_id, data))
         elif kind == "stream-reset":

@@ -60,7 +60,21 @@ def test_text_with_a_lone_surrogate():
 
 @pytest.mark.parametrize(
     "event",
-    ["", "a\nb", "a\rb", "a\0b", "stream-reset", "stream-error", "x" * 256, 5, "\udfff"],
+    [
+        "",
+        "a\nb",
+        "a\rb",
+        "a\0b",
+        "stream-reset",
+        "stream-error",
+        "stream-x",
+        "stream-",
+        "open",
+        "error",
+        "x" * 256,
+        5,
+        "\udfff",
+    ],
 )
 def test_bad_event_names(event):
     with pytest.raises(InvalidEvent, match="^event: "):

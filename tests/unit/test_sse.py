@@ -119,7 +119,7 @@ class Loud:
         (SSEEvent(data="", event="", id="", retry=0), "retry: 0\nid: \nevent: \ndata: \n\n"),
         (SSEEvent("x", retry="0250"), "retry: 250\ndata: x\n\n"),
         (EVENT, 'id: e-5\nevent: placed\ndata: {"a": [1, "ü"]}\n\n'),
-        (Mark(id="e-5"), "id: e-5\n\n"),
+        (Mark(id="e-5"), "id: e-5\nevent: stream-ping\ndata: {}\n\n"),
         # Anything else, by str().
         (5, "data: 5\n\n"),
         (1.5, "data: 1.5\n\n"),

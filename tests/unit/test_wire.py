@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flosse_bus.events import Record
-from flosse_bus.wire import Decoder, encode, encode_envelope, encode_id, encode_retry
+from flosse_bus.wire import Decoder, encode, encode_envelope, encode_retry
 
 
 def decode(*chunks):
@@ -76,8 +76,7 @@ def test_encoding(data, options, wire):
 
 
 def test_blocks_that_dispatch_nothing():
-    assert encode_id("abc-5") == b"id: abc-5\n\n"
-    assert encode_retry(3000) == b"retry: 3000\n\n"
+    assert encode_retry(3000) == b"retry: 3000\n"
 
 
 @given(st.text(), st.integers(1, 7))

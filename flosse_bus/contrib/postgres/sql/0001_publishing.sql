@@ -29,11 +29,11 @@ BEGIN
             HINT = 'A topic is 1-255 ASCII letters, digits and _ - : . @ / .';
     ELSIF event IS NOT NULL AND (
         length(event) NOT BETWEEN 1 AND 255 OR event ~ '[\r\n]'
-        OR event IN ('stream-reset', 'stream-error')
+        OR event LIKE 'stream-%' OR event IN ('open', 'error')
     ) THEN
         RAISE EXCEPTION 'flosse_bus_publish: % cannot name an event', quote_literal(event)
             USING ERRCODE = 'invalid_parameter_value',
-            HINT = '1-255 characters without CR or LF, and neither stream-reset nor stream-error.';
+            HINT = '1-255 characters without CR or LF; not open, error, or what begins with stream-.';
     ELSIF (bus COLLATE "C" ~ '^[A-Za-z0-9_.:-]{1,64}$') IS NOT TRUE THEN
         RAISE EXCEPTION 'flosse_bus_publish: % is not the KEY_PREFIX of a bus', quote_nullable(bus)
             USING ERRCODE = 'invalid_parameter_value';
