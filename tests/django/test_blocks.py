@@ -100,7 +100,7 @@ def test_nor_after_an_overflow(configure, subscribe):
     for n in range(50):
         bus.publish("news", n)
     counters = bus.hubs.threaded().hub.board.counters
-    wait_until(lambda: counters["overflows"], "the stream to overflow")
+    wait_until(lambda: counters["overflows"])
     while blocks[-1].event != "stream-reset":
         blocks.append(next(stream))
     assert all(block.data is not None for block in blocks)
