@@ -1,8 +1,8 @@
 """What a broker costs: ``python benchmarks/brokers.py redis|postgres``, or ``make bench-brokers``.
 
 Everything in one run on one machine, so that the ratios mean something where the figures do not:
-publishing beside the same call through the driver alone, latency from a publisher to a client of
-another process, rates, and bytes per event.
+publishing beside the same call through the driver alone, ``publish_many`` beside ``publish``,
+latency from a publisher to a client of another process, rates, and bytes per event.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import django
 
 django.setup()
 
+from benchmarks.peers import many
 from flosse_bus.bus import Bus
 from flosse_bus.conf import load
 from tests.brokers import PostgresServer, RedisServer
@@ -58,8 +59,7 @@ def row(name: str, value: str) -> None:
 def redis_rows(directory: Path, count: int) -> None:
     import redis
 
-    from flosse_bus.backends.redis import RedisBackend
-    from flosse_bus.backends.redis.scripts import PUBLISH
+    from flosse_bus.backends.redis import RedisBackend, connections
 
     with RedisServer(directory / "redis") as server:
         row("Redis", server.info("server")["redis_version"])
@@ -72,16 +72,15 @@ def redis_rows(directory: Path, count: int) -> None:
         bus = make()
         bus.publish("orders", DATA, using=None)
         client = redis.Redis.from_url(server.url, protocol=2)
-        run = client.info("server")["run_id"]
-        body = json.dumps(DATA)
+        with recorded(connections, "_send") as calls:
+            bus.publish("orders", DATA, using=None)
+        _, *command = next(call for call in calls if call[1] == "EVALSHA")
 
         def bare() -> None:
-            client.evalsha(
-                PUBLISH.sha, 2, "{flosse}:log", "{flosse}:heads", run, "0123456789ab", "orders",
-                "{flosse}:s:", "{flosse}:c:orders", 1000, 3600000, "j-", "", body,
-            )  # fmt: skip
+            client.execute_command(*command)
 
         compare(lambda: bus.publish("orders", DATA, using=None), bare, count)
+        batches(bus)
         rates(make, count)
         server.execute("FLUSHALL")
         for n in range(1000):
@@ -118,15 +117,23 @@ def postgres_rows(directory: Path, count: int) -> None:
 
         bus = make()
         bus.publish("orders", DATA, using=None)
-        connection = psycopg.connect(server.uri, autocommit=True, prepare_threshold=None)
-        body = json.dumps(DATA).encode()
-        text = "SELECT * FROM flosse_bus_append(%s, %s, %s, %b, %s, %s, %s, %s)"
+        connection = psycopg.connect(
+            server.uri, autocommit=True, prepare_threshold=None, cursor_factory=psycopg.RawCursor
+        )
+        with recorded(bus.backend, "_run") as calls:
+            bus.publish("orders", DATA, using=None)
+        [(query, given)] = calls
+        text = query.text.decode()
+        arguments = [
+            value if binary or value is None else value.decode()
+            for value, binary in zip(given, query.formats, strict=True)
+        ]
 
         def bare() -> None:
-            arguments = ("flosse", "orders", None, body, False, 1000, 3600.0, True)
             connection.execute(text, arguments).fetchone()
 
         compare(lambda: bus.publish("orders", DATA, using=None), bare, count)
+        batches(bus)
         rates(make, count)
         for n in range(1000):
             bus.publish("sized", {**DATA, "n": n}, using=None)
@@ -145,6 +152,23 @@ def postgres_rows(directory: Path, count: int) -> None:
 # What both are asked
 
 
+@contextlib.contextmanager
+def recorded(owner, name: str):
+    """Note what a function is called with: the same call is then made through the driver alone."""
+    calls: list[tuple] = []
+    function = getattr(owner, name)
+
+    def call(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    setattr(owner, name, call)
+    try:
+        yield calls
+    finally:
+        setattr(owner, name, function)
+
+
 def compare(ours, bare, count: int) -> None:
     """Time both in turns, so that what else the machine does hits both."""
     for call in (ours, bare):
@@ -161,6 +185,21 @@ def compare(ours, bare, count: int) -> None:
     row("bus.publish, us (median)", f"{medians['ours']:.0f}")
     row("the same call through the driver alone, us (median)", f"{medians['bare']:.0f}")
     row("ratio", f"{medians['ours'] / medians['bare']:.2f}")
+
+
+def batches(bus: Bus) -> None:
+    """Publish the same 10,000 events one by one and by ``publish_many``."""
+    found = many.compare(bus, DATA)
+    if not found:
+        row("publish_many", "not measured: this version has none")
+        return
+    ratio = found["many_s"] / found["one_by_one_s"]
+    row(
+        f"{many.EVENTS:,} events by publish, s (median of {many.ROUNDS})",
+        f"{found['one_by_one_s']:.2f}",
+    )
+    row(f"{many.EVENTS:,} events by publish_many, s", f"{found['many_s']:.3f}")
+    row("ratio (goal: at most 0.1)", f"{ratio:.3f}")
 
 
 def rates(make, count: int) -> None:

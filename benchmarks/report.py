@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 from benchmarks.measure.goals import goals
+from benchmarks.measure.idle import many
 from benchmarks.measure.servers import PEERS
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -88,7 +89,7 @@ def rows(found: dict[str, Any], logged_in: dict[str, Any]) -> Iterator[str]:
     for name in sorted(found, key=list(PEERS).index):
         row = found[name]
         if "missing" in row:
-            lines.append([row["title"], f"not here: {row['missing']}", *[""] * 5])
+            lines.append([row["title"], f"not measured: {row['missing']}", *[""] * 5])
             continue
         steady, idle, full = row["steady"], row["idle"], row["saturated"]
         title = row["title"]
@@ -195,6 +196,33 @@ def scenarios(found: dict[str, Any]) -> Iterator[str]:
             f"memory backend, and one `json.dumps(..., cls=DjangoJSONEncoder)` of the same "
             f"{publish['bytes']} bytes {publish['dumps_us']:.1f} us: {publish['ratio']:.1f} x.\n"
         )
+        yield f"**`publish_many`**, memory backend: {many(publish)}.\n"
+    if found.get("apublish"):
+        yield from apublish(found["apublish"])
+
+
+def apublish(found: dict[str, Any]) -> Iterator[str]:
+    yield "### `apublish`\n"
+    yield (
+        f"Memory backend, uvloop, {found['bytes']} bytes, us for each event; SQLite is the database"
+        ". Inside a transaction the commit is part of it, at which 100 events are sent.\n"
+    )
+    full = found["saturated"]
+
+    def cell(name: str) -> str:
+        return number(full[name]["deliveries_s"]) if name in full else "not measured"
+
+    yield from table(
+        ["", "us", "deliveries/s saturated, 100 streams"],
+        [
+            ["`apublish(...)`, outside", f"{found['default_us']:.1f}", cell("takeover-using")],
+            ["`apublish(..., using=None)`", f"{found['none_us']:.1f}", cell("takeover")],
+            ["`publish(...)`, outside", f"{found['sync_us']:.1f}", ""],
+            ["`apublish(...)`, inside", f"{found['inside_async_us']:.1f}", ""],
+            ["`publish(...)`, inside", f"{found['inside_sync_us']:.1f}", ""],
+            ["an empty transaction and coroutine, / 100", f"{found['nothing_us']:.1f}", ""],
+        ],
+    )
 
 
 def write(text: str) -> None:

@@ -19,19 +19,21 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
-from benchmarks.measure import idle, rows, scenarios, sweeps
+from benchmarks.measure import apublish, idle, rows, scenarios, sweeps
 from benchmarks.measure.goals import goals
 from benchmarks.measure.servers import PEERS
 from benchmarks.measure.tools import CACHE, machine, prepare, versions
 
-SECTIONS = ("rows", "sweeps", "slow", "storm", "big", "idle", "publish")
+SECTIONS = ("rows", "sweeps", "slow", "storm", "big", "idle", "publish", "apublish")
 
 
 def run(section: str, names: list[str] | None, quick: bool) -> dict[str, Any]:
     """Measure one section. ``names``: not the section's own servers, but these."""
     if section == "rows":
-        results = rows.measure(names or list(PEERS), rows.row, quick=quick)
+        names = names or [name for name in PEERS if PEERS[name].row]
+        results = rows.measure(names, rows.row, quick=quick)
         rows.duel(["nchan", "takeover"], results, quick=quick)
+        rows.duel(["takeover-bolt", "bolt"], results, quick=quick)
         return results
     if section == "sweeps":
         return sweeps.measure(names, quick=quick)
@@ -39,6 +41,8 @@ def run(section: str, names: list[str] | None, quick: bool) -> dict[str, Any]:
         return rows.measure(names or list(idle.STREAMS), idle.logged_in, quick=quick)
     if section == "publish":
         return idle.publishing(quick=quick)
+    if section == "apublish":
+        return apublish.apublish(quick=quick)
     return rows.measure(names or ["takeover"], getattr(scenarios, section), quick=quick)
 
 

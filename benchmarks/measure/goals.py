@@ -16,7 +16,7 @@ class Goal(NamedTuple):
 def goals(sections: dict[str, Any]) -> list[Goal]:
     """Compare what has been measured. What has not been is left out."""
     found: list[Goal] = []
-    for check in (_rows, _growth, _idle, _publish, _slow, _storm):
+    for check in (_rows, _peers, _growth, _idle, _publish, _apublish, _slow, _storm):
         found += check({name: section["result"] for name, section in sections.items()})
     return found
 
@@ -45,6 +45,26 @@ def _rows(results: dict[str, Any]) -> Iterator[Goal]:
         yield Goal("deliveries/s saturated, to nchan", ">= 5 x", f"{ratio:.2f} x", ratio >= 5)
 
 
+def _peers(results: dict[str, Any]) -> Iterator[Goal]:
+    """Compare with the peers in Python, and Pushpin: only what is met here may be claimed."""
+    rows = results.get("rows", {})
+    for name in ("bare", "fastapi", "bolt", "eventstream", "eventstream-daphne", "pushpin"):
+        theirs = rows.get(name, {})
+        # The same interpreter, where the peer needs another one.
+        ours = rows.get("takeover-bolt" if name == "bolt" else "takeover", {})
+        if "steady" not in ours:
+            ours = rows.get("takeover", {})
+        if "steady" not in ours or "steady" not in theirs:
+            continue
+        if ours["steady"]["rate"] == theirs["steady"]["rate"]:
+            for key, what in (("cpu_us", "CPU per delivery"), ("p99_ms", "p99 latency")):
+                if name == "eventstream" and key == "cpu_us":
+                    continue  # there is a stricter goal
+                yield _at_most(f"{what}, to {name}", 1, ours["steady"][key] / theirs["steady"][key])
+        ratio = ours["saturated"]["deliveries_s"] / theirs["saturated"]["deliveries_s"]
+        yield Goal(f"deliveries/s saturated, to {name}", ">= 1 x", f"{ratio:.2f} x", ratio >= 1)
+
+
 def _growth(results: dict[str, Any]) -> Iterator[Goal]:
     for name, points in results.get("sweeps", {}).get("streams", {}).items():
         costs = {point["streams"]: point["cpu_us"] for point in points}
@@ -68,6 +88,20 @@ def _publish(results: dict[str, Any]) -> Iterator[Goal]:
     if "publish" in results:
         what = "publish without a subscriber, to one json.dumps"
         yield _at_most(what, 5, results["publish"]["ratio"])
+
+
+def _apublish(results: dict[str, Any]) -> Iterator[Goal]:
+    if (found := results.get("publish", {})) and "many_s" in found:
+        what = "publish_many, 10,000 events, to publish, memory"
+        yield _at_most(what, 1, found["many_s"] / found["one_by_one_s"])
+    if found := results.get("apublish", {}):
+        yield _at_most("apublish outside a transaction, to using=None", 1.2, found["ratio"])
+        full = found["saturated"]
+        if {"takeover", "takeover-using"} <= full.keys():
+            by_default = full["takeover-using"]["deliveries_s"]
+            ratio = by_default / full["takeover"]["deliveries_s"]
+            what = "deliveries/s saturated by apublish, to using=None"
+            yield Goal(what, ">= 0.8 x", f"{ratio:.2f} x", ratio >= 0.8)
 
 
 def _slow(results: dict[str, Any]) -> Iterator[Goal]:

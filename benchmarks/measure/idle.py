@@ -95,22 +95,39 @@ def logged_in(name: str, *, quick: bool) -> dict[str, Any]:
     return result
 
 
-def publishing(*, quick: bool) -> dict[str, Any]:
-    """Publish with no subscriber on the memory backend, against one json.dumps."""
+def ask_peer(module: str, *arguments: str, **more: str) -> dict[str, Any]:
+    """Run a module of ``benchmarks.peers`` on the server's core; it answers with JSON."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "DJANGO_SETTINGS_MODULE": "benchmarks.peers.settings",
+        **more,
     }
-    command = [PYTHON, "-m", "benchmarks.peers.publishing", "30" if quick else "300"]
+    command = [PYTHON, "-m", f"benchmarks.peers.{module}", *arguments]
     with pinned(CORES[0]):
         answer = subprocess.run(
-            command, env=environment, cwd=ROOT, check=True, capture_output=True, timeout=120
+            command, env=environment, cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=300
         )
-    result = json.loads(answer.stdout)
+    return json.loads(answer.stdout)
+
+
+def publishing(*, quick: bool) -> dict[str, Any]:
+    """Publish with no subscriber on the memory backend, against one json.dumps; and many."""
+    result = ask_peer("publishing", "30" if quick else "300")
     print(
         f"  publish {result['publish_us']:.1f} us, json.dumps {result['dumps_us']:.1f} us: "
         f"{result['ratio']:.2f} x ({result['ratio_now']:.2f} x with using=None)",
         flush=True,
     )
+    print(f"  publish_many: {many(result)}", flush=True)
     return result
+
+
+def many(result: dict[str, Any]) -> str:
+    """Say what ``publish_many`` takes beside ``publish``."""
+    if "many_s" not in result:
+        return "not measured: this version has none"
+    return (
+        f"{result['events']:,} events in {1e3 * result['many_s']:.0f} ms, one by one in "
+        f"{1e3 * result['one_by_one_s']:.0f} ms: {result['many_s'] / result['one_by_one_s']:.3f} x"
+    )

@@ -16,11 +16,15 @@ NAMES = {
     "floor": "write(2) in C",
     "nchan": "nginx + nchan",
     "takeover": "flosse_bus",
+    "takeover-bolt": "flosse_bus, newer Python",
     "stock": "flosse_bus, stock ASGI",
     "gthread": "flosse_bus, gthread",
     "bare": "Django, bare queue",
+    "fastapi": "FastAPI, queue",
+    "bolt": "django-bolt, queue",
     "eventstream": "eventstream, uvicorn",
     "eventstream-daphne": "eventstream, daphne",
+    "pushpin": "Pushpin, eventstream",
     "channels": "Channels, daphne",
 }
 COLOURS = {"takeover": OURS, "nchan": NCHAN}

@@ -223,7 +223,7 @@ def measure(
 def brief(result: dict[str, Any]) -> str:
     """Return one line about a row, for whoever waits."""
     if "missing" in result:
-        return f"not here: {result['missing']}"
+        return f"not measured: {result['missing']}"
     parts = []
     if one := result.get("steady"):
         faults = {name: one[name] for name in FAULTS if one.get(name)}

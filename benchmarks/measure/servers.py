@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -16,7 +17,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tests.processes import Process, accepts, free_port, watchdog
 
-from .tools import CACHE, CORES, PROGRESS, PYTHON, ROOT, Missing, build, cpu, memory, pinned, tree
+from .tools import (
+    BOLT_PYTHON,
+    CACHE,
+    CORES,
+    PROGRESS,
+    PYTHON,
+    ROOT,
+    Missing,
+    bolt_python,
+    build,
+    cpu,
+    memory,
+    need,
+    pinned,
+    tree,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,11 +50,15 @@ class Server(ABC):
     login: ClassVar[bool] = False
     #: How many events may be under way when it is saturated: each of these is tried.
     windows: ClassVar[tuple[int, ...]] = (8, 64, 512)
+    #: Does it have a row of its own in the table? Otherwise another section asks for it.
+    row: ClassVar[bool] = True
 
     def __init__(self, *, streams: int = 1000, postgres: str | None = None) -> None:
         self.most = streams
         self.postgres = postgres
         self.port = free_port()
+        #: Where it is told to publish, which is elsewhere if something stands in front of it.
+        self.control = self.port
         self.directory = CACHE / "run"
         self.processes: list[Process] = []
 
@@ -69,7 +89,7 @@ class Server(ABC):
         with pinned(CORES[0]):
             server = Process(self.command(), log=log, env=self.environment())
         self.processes.append(server)
-        server.wait_for(lambda: accepts(self.port), f"{self.name} on port {self.port}")
+        server.wait_for(lambda: accepts(self.control), f"{self.name} on port {self.control}")
 
     def __exit__(self, *exc: object) -> None:
         for process in reversed(self.processes):
@@ -120,7 +140,7 @@ class Server(ABC):
             time.sleep(0.05)
 
     def _get(self, path: str) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.control, timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", path)
             return json.loads(connection.getresponse().read())
@@ -195,21 +215,34 @@ class Python(Server):
     urls: ClassVar[str] = ""
     server: ClassVar[str] = "uvicorn"
     entry: ClassVar[str] = ""
+    #: The distribution without which it cannot run.
+    package: ClassVar[str] = ""
+
+    @property
+    def python(self) -> Path:
+        return PYTHON
+
+    def missing(self) -> None:
+        if self.package:
+            need(self.package, self.python)
 
     def command(self) -> list[Any]:
         application = f"benchmarks.peers.{self.module}:application"
-        at = f"--bind=127.0.0.1:{self.port}"
+        at = f"--bind=127.0.0.1:{self.control}"
         # Those of streams whose client has gone are free only at the next event or heartbeat.
         threads = f"--threads={self.most + 420}"
         arguments: dict[str, list[str]] = {
-            "uvicorn": ["uvicorn", application, f"--port={self.port}", "--interface=asgi3",
+            "uvicorn": ["uvicorn", application, f"--port={self.control}", "--interface=asgi3",
                         "--loop=uvloop", "--http=httptools", "--no-access-log",
                         "--log-level=warning"],
-            "daphne": ["daphne", "-b", "127.0.0.1", "-p", str(self.port), "-v", "0", application],
+            "daphne": ["daphne", "-b", "127.0.0.1", "-p", str(self.control), "-v", "0",
+                       application],
+            "bolt": ["django", "runbolt", "--host=127.0.0.1", f"--port={self.control}",
+                     "--processes=1", "--workers=1", "--backlog=4096", "--skip-checks"],
             "gthread": ["gunicorn", application, at, "--worker-class=gthread", "--workers=1",
                         threads, f"--worker-connections={self.most + 500}", "--log-level=warning"],
         }  # fmt: skip
-        return [PYTHON, "-m", *arguments[self.server]]
+        return [self.python, "-m", *arguments[self.server]]
 
     def environment(self) -> dict[str, str]:
         return {
@@ -231,6 +264,30 @@ class TakeOver(Python):
             raise Missing("flosse_bus.asgi is not in this version")
 
 
+class TakeOverUsing(TakeOver):
+    """``apublish`` as it is called by default, which asks about a transaction."""
+
+    name, title = "takeover-using", '**flosse_bus, take-over**, uvicorn, `using="default"`'
+    row = False
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "BENCH_USING": "default", "BENCH_SQLITE": "1"}
+
+
+class TakeOverBolt(TakeOver):
+    """What django-bolt is compared with where it needs another Python than the rest."""
+
+    name, title = "takeover-bolt", "**flosse_bus, take-over**, uvicorn, on django-bolt's Python"
+
+    @property
+    def python(self) -> Path:
+        return bolt_python()
+
+    def missing(self) -> None:
+        if self.python != BOLT_PYTHON:
+            raise Missing("all rows are on the same Python here")
+
+
 class Stock(Python):
     name, title = "stock", "flosse_bus, stock ASGI, uvicorn"
     module, urls, entry, login = "ours", "ours_urls", "stock", True
@@ -249,6 +306,7 @@ class Bare(Python):
 class EventStream(Python):
     name, title = "eventstream", "django-eventstream, uvicorn"
     module, urls, login = "eventstream", "eventstream_urls", True
+    package = "django-eventstream"
     windows = (4, 8)  # it drops what is over 10 pending events of a stream
 
 
@@ -257,13 +315,76 @@ class EventStreamDaphne(EventStream):
     login = False
 
 
+class Pushpin(EventStream):
+    """Pushpin holds the streams, and Django tells it by GRIP what to send; both count."""
+
+    name, title = "pushpin", "Pushpin with django-eventstream, uvicorn"
+    login = False
+    windows = (64, 256, 512)  # what one way through HTTP takes is under way, too
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.control, self.grip = free_port(), free_port()
+
+    def missing(self) -> None:
+        super().missing()
+        need("django-grip")
+        for program in ("pushpin", "condure", "zurl"):
+            if not shutil.which(program):
+                raise Missing(f"{program} (Debian: apt install pushpin)")
+
+    def start(self) -> None:
+        super().start()
+        # The paths of its Unix sockets must be short.
+        self.folder = tempfile.TemporaryDirectory(prefix="bench-pushpin-")
+        directory = Path(self.folder.name)
+        config = (ROOT / "benchmarks/peers/pushpin.conf").read_text()
+        config = config.format(directory=directory, port=self.port, grip=self.grip)
+        (directory / "pushpin.conf").write_text(config)
+        (directory / "routes").write_text(f"* 127.0.0.1:{self.control},trusted\n")
+        command = ["pushpin", f"--config={directory / 'pushpin.conf'}", "--merge-output"]
+        with pinned(CORES[0]):
+            proxy = Process(command, log=self.directory / "pushpin-proxy.log")
+        self.processes.append(proxy)
+        for port in (self.port, self.grip):
+            proxy.wait_for(lambda port=port: accepts(port), f"Pushpin on port {port}")
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        if hasattr(self, "folder"):
+            self.folder.cleanup()
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), "BENCH_GRIP": f"http://127.0.0.1:{self.grip}"}
+
+    @property
+    def pids(self) -> list[int]:
+        return [pid for process in self.processes for pid in tree(process.pid)]
+
+
+class FastAPI(Python):
+    name, title = "fastapi", "FastAPI's EventSourceResponse, an asyncio.Queue, uvicorn"
+    module, package = "fastapi_queue", "fastapi"
+
+
+class Bolt(Python):
+    name, title = "bolt", "django-bolt's EventSourceResponse, an asyncio.Queue, runbolt"
+    module, server, package = "bolt", "bolt", "django-bolt"
+
+    @property
+    def python(self) -> Path:
+        return bolt_python()
+
+
 class Channels(Python):
     """500 x 10/s, as it cannot do the usual load."""
 
     name, title = "channels", "Channels consumer, channels_redis, daphne"
     module, server, streams, rate = "recipe", "daphne", 500, 10
+    package = "channels-redis"
 
     def missing(self) -> None:
+        super().missing()
         if not shutil.which("redis-server"):
             raise Missing("redis-server (Debian: apt install redis-server)")
 
@@ -290,6 +411,7 @@ class Channels(Python):
 PEERS: dict[str, type[Server]] = {
     peer.name: peer
     for peer in (
-        Floor, Nchan, TakeOver, Stock, Gthread, Bare, EventStream, EventStreamDaphne, Channels,
+        Floor, Nchan, TakeOver, TakeOverUsing, TakeOverBolt, Stock, Gthread, Bare, FastAPI, Bolt,
+        EventStream, EventStreamDaphne, Pushpin, Channels,
     )
 }  # fmt: skip

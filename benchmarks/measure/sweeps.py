@@ -78,5 +78,5 @@ def measure(names: list[str] | None, *, quick: bool) -> dict[str, Any]:
                     where += f"{found['rate']:g}/s, {found['size']} B"
                     print(f"  {kind} {name}: {where}: {brief({'steady': found})}", flush=True)
             except Missing as error:
-                print(f"  {kind} {name}: not here: {error}", flush=True)
+                print(f"  {kind} {name}: not measured: {error}", flush=True)
     return results

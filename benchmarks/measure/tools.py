@@ -27,11 +27,17 @@ PROGRESS = CACHE / "progress"
 #: The server gets the first, the client and whatever else the last.
 CORES = sorted(os.sched_getaffinity(0))
 PYTHON = CACHE / "venv" / "bin" / "python"
+#: For django-bolt, which needs a newer Python than the quickest one may be: see ``prepare``.
+BOLT_PYTHON = CACHE / "venv-bolt" / "bin" / "python"
+BOLT_MINOR = 12
 #: Bytes of a payload such that a block of this project's is about 170 bytes long.
 SIZE = 137
 PROGRAMS = (
     ("nginx", ["/usr/sbin/nginx", "-v"], r"nginx/([\d.]+)"),
     ("nchan", ["dpkg-query", "-W", "-f", "${Version}", "libnginx-mod-nchan"], r"([\d.]+)[+-]"),
+    ("pushpin", ["pushpin", "--version"], r"([\d.]+)"),
+    ("condure", ["dpkg-query", "-W", "-f", "${Version}", "condure"], r"([\d.]+)-"),
+    ("zurl", ["dpkg-query", "-W", "-f", "${Version}", "zurl"], r"([\d.]+)-"),
     ("Redis", ["redis-server", "--version"], r"v=([\d.]+)"),
     ("PostgreSQL", ["postgres", "--version"], r"([\d.]+)"),
     ("cc", ["cc", "-dumpfullversion"], r"([\d.]+)"),
@@ -78,59 +84,100 @@ def build(name: str) -> Path:
 
 
 def prepare() -> None:
-    """Make the venv of the peers, from benchmarks/requirements.txt, and compile."""
+    """Make the venv of the peers, from benchmarks/requirements.txt, and compile.
+
+    Where its Python is too old for django-bolt a second venv gets the quickest one that is not.
+    Without any, the row of django-bolt says so.
+    """
     build("client")
-    requirements = SOURCES / "requirements.txt"
-    stamp = CACHE / "venv" / "installed.txt"
-    if stamp.exists() and stamp.read_text() == requirements.read_text():
-        return
     if not PYTHON.exists():
-        python = _interpreter()
-        print(f"Making {PYTHON.parent.parent.relative_to(ROOT)} with {python} ...", flush=True)
-        subprocess.run([python, "-m", "venv", CACHE / "venv"], check=True, timeout=120)
-    print("Installing the peers ...", flush=True)
-    install = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, "-r", requirements], check=True, timeout=900)
-    stamp.write_text(requirements.read_text())
+        _make(PYTHON, os.environ.get("BENCH_PYTHON") or _interpreter(10) or sys.executable)
+    _install(PYTHON)
+    if _minor(PYTHON) < BOLT_MINOR and (
+        BOLT_PYTHON.exists() or (newer := _interpreter(BOLT_MINOR))
+    ):
+        if not BOLT_PYTHON.exists():
+            _make(BOLT_PYTHON, newer)
+        _install(BOLT_PYTHON)
 
 
-def _interpreter() -> str:
-    """Return the quickest Python that is here, or what BENCH_PYTHON says.
+def bolt_python() -> Path:
+    """Return the Python that has django-bolt."""
+    if not BOLT_PYTHON.exists() and _minor(PYTHON) < BOLT_MINOR:
+        raise Missing(f"Python 3.{BOLT_MINOR} or newer for django-bolt's EventSourceResponse")
+    return BOLT_PYTHON if BOLT_PYTHON.exists() else PYTHON
+
+
+def need(package: str, python: Path = PYTHON) -> None:
+    """Raise ``Missing`` if a package has not been installed."""
+    name = package.replace("-", "_")
+    if not any(python.parent.parent.glob(f"lib/python3*/site-packages/{name}-*-info")):
+        raise Missing(f"{package} could not be installed from benchmarks/requirements.txt")
+
+
+def _minor(python: Path) -> int:
+    code = "import sys; print(sys.version_info.minor)"
+    return int(subprocess.run([python, "-c", code], check=True, capture_output=True).stdout)
+
+
+def _make(python: Path, source: str) -> None:
+    venv = python.parent.parent
+    print(f"Making {venv.relative_to(ROOT)} with {source} ...", flush=True)
+    subprocess.run([source, "-m", "venv", venv], check=True, timeout=120)
+
+
+def _install(python: Path) -> None:
+    """Install the peers; if not all of them can be, each by itself, and say which cannot."""
+    requirements = (SOURCES / "requirements.txt").read_text()
+    stamp = python.parent.parent / "installed.txt"
+    if stamp.exists() and stamp.read_text() == requirements:
+        return
+    stamp.unlink(missing_ok=True)
+    print(f"Installing the peers in {python.parent.parent.relative_to(ROOT)} ...", flush=True)
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    whole = subprocess.run([*install, "-r", SOURCES / "requirements.txt"], check=False, timeout=900)
+    if whole.returncode:
+        for line in requirements.splitlines():
+            if line.startswith("#"):
+                continue
+            if subprocess.run([*install, line], check=False, timeout=900).returncode:
+                print(f"  not installed: {line}", flush=True)
+        return  # without the stamp, so that the next run tries again
+    stamp.write_text(requirements)
+
+
+def _interpreter(minor: int) -> str | None:
+    """Return the quickest Python that is here and at least 3.``minor``, if there is one.
 
     Those of distributions are built with profiles, and half as quick again as those that are not.
     """
-    if wanted := os.environ.get("BENCH_PYTHON"):
-        return wanted
     candidates = ["/usr/bin/python3", sys.executable]
-    for minor in range(10, 20):
-        candidates.append(f"python3.{minor}")
-        candidates += map(str, Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python"))
+    for number in range(minor, 20):
+        candidates.append(f"python3.{number}")
+        candidates += map(str, Path.home().glob(f".pyenv/versions/3.{number}.*/bin/python"))
     found = {}
     for candidate in candidates:
         with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
             answer = subprocess.run(
-                [candidate, "-c", _SPEED], check=True, capture_output=True, timeout=20
+                [candidate, "-c", _SPEED, str(minor)], check=True, capture_output=True, timeout=20
             )
             found[candidate] = float(answer.stdout)
-    return min(found, key=found.__getitem__)
+    return min(found, key=found.__getitem__, default=None)
 
 
 _SPEED = """
 import sys, timeit, ensurepip, venv
-assert sys.version_info >= (3, 10)
+assert sys.version_info >= (3, int(sys.argv[1]))
 print(min(timeit.repeat("for n in range(1000): d[n] = str(n).join('ab')", "d = {}", number=200)))
 """
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what the peers' venv has, and of the programs."""
-    code = (
-        "import json, platform, importlib.metadata as m;"
-        "print(json.dumps({'Python': platform.python_version()}"
-        " | {d.name: d.version for d in m.distributions()}))"
-    )
-    answer = subprocess.run([PYTHON, "-c", code], check=True, capture_output=True, timeout=30)
-    found = json.loads(answer.stdout)
+    """Return the versions of what the peers' venvs have, and of the programs."""
+    found = _distributions(PYTHON)
+    if BOLT_PYTHON.exists() and "django-bolt" in (other := _distributions(BOLT_PYTHON)):
+        on = f"Python {other['Python']}, Django {other['Django']}"
+        found["django-bolt"] = f"{other['django-bolt']} ({on})"
     wanted = (SOURCES / "requirements.txt").read_text()
     names = {line.partition("==")[0].partition("[")[0].lower() for line in wanted.splitlines()}
     kept = {name: found[name] for name in found if name.lower() in {*names, "python"}}
@@ -140,6 +187,16 @@ def versions() -> dict[str, str]:
             if number := re.search(pattern, (answer.stdout + answer.stderr).decode()):
                 kept[name] = number[1]
     return kept
+
+
+def _distributions(python: Path) -> dict[str, str]:
+    code = (
+        "import json, platform, importlib.metadata as m;"
+        "print(json.dumps({'Python': platform.python_version()}"
+        " | {d.name: d.version for d in m.distributions()}))"
+    )
+    answer = subprocess.run([python, "-c", code], check=True, capture_output=True, timeout=30)
+    return json.loads(answer.stdout)
 
 
 def machine() -> dict[str, Any]:

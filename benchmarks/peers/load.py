@@ -132,21 +132,32 @@ def arguments(query: str) -> dict[str, float]:
     }
 
 
+class Control:
+    """Answers control requests in an event loop, where a task publishes."""
+
+    def __init__(self, publish: Callable[[int, str], Awaitable[object]]) -> None:
+        self.publish = publish
+        self.loads: dict[int, Load] = {}
+        self.tasks: set[asyncio.Task] = set()
+
+    async def answer(self, path: str, query: str) -> bytes:
+        what = arguments(query)
+        # Loads on different topics may run at the same time: each has its own numbers.
+        load = self.loads.setdefault(int(what["first"]), Load())
+        if path == "/bench/load":
+            task = asyncio.get_running_loop().create_task(load.arun(self.publish, **what))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+            await asyncio.sleep(0)
+        return load.stats()
+
+
 def controlled_asgi(application, publish: Callable[[int, str], Awaitable[object]]):
     """Put the control requests in front of an ASGI application, which sees nothing of it."""
-    loads: dict[int, Load] = {}
-    tasks = set()
+    orders = Control(publish)
 
     async def control(scope, receive, send) -> None:
-        what = arguments(scope["query_string"].decode())
-        # Loads on different topics may run at the same time: each has its own numbers.
-        load = loads.setdefault(int(what["first"]), Load())
-        if scope["path"] == "/bench/load":
-            task = asyncio.get_running_loop().create_task(load.arun(publish, **what))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            await asyncio.sleep(0)
-        body = load.stats()
+        body = await orders.answer(scope["path"], scope["query_string"].decode())
         headers = [(b"content-length", str(len(body)).encode()), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})

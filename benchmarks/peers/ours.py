@@ -1,4 +1,7 @@
-"""This project. ``BENCH_ENTRY`` says how: takeover, stock (ASGI) or wsgi. Memory backend."""
+"""This project. ``BENCH_ENTRY`` says how: takeover, stock (ASGI) or wsgi. Memory backend.
+
+``BENCH_USING`` is the database whose transactions ``apublish`` asks about: none by default.
+"""
 
 import os
 
@@ -25,10 +28,11 @@ def counted(function):
 for _name in ("read", "aread"):
     setattr(bus.backend, _name, counted(getattr(bus.backend, _name)))
 extra["reads"] = lambda: calls
+USING = os.environ.get("BENCH_USING")
 
 
 async def apublish(topic: int, text: str) -> None:
-    await bus.apublish(f"load.{topic}", text, using=None)
+    await bus.apublish(f"load.{topic}", text, using=USING)
 
 
 def publish(topic: int, text: str) -> None:

@@ -1,7 +1,8 @@
 """Django's settings of every peer. ``BENCH_URLS`` says whose routes.
 
 With ``BENCH_POSTGRES`` (a libpq URI) there are sessions and users in PostgreSQL, and every stream
-must be logged in. Without it there is no database at all, and whoever comes may read.
+must be logged in. Without it anyone may read, and there is no database at all, or with
+``BENCH_SQLITE`` one in memory, for transactions. ``BENCH_GRIP`` is where Pushpin takes events.
 """
 
 import os
@@ -22,6 +23,14 @@ if "ours" in ROOT_URLCONF:
     MIDDLEWARE.insert(0, "flosse_bus.middleware.BusMiddleware")
 if "eventstream" in ROOT_URLCONF:
     INSTALLED_APPS.append("django_eventstream")
+if "bolt" in ROOT_URLCONF:
+    INSTALLED_APPS.append("django_bolt")
+    BOLT_API = ["benchmarks.peers.bolt:api"]
+if "BENCH_GRIP" in os.environ:
+    MIDDLEWARE.insert(0, "django_grip.GripMiddleware")
+    GRIP_URL = os.environ["BENCH_GRIP"]
+if "BENCH_SQLITE" in os.environ:
+    DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 if LOGIN:
     uri = urlsplit(os.environ["BENCH_POSTGRES"])
     DATABASES = {
