@@ -16,6 +16,19 @@ from .topics import compile_pattern
 
 SETTING = "FLOSSE_BUS"
 DEFAULT_ALIAS = "default"
+#: Request headers that clients of streams send, and those that scripts add to all their requests.
+DEFAULT_ALLOWED_HEADERS = (
+    "authorization",
+    "baggage",
+    "content-type",
+    "datastar-request",
+    "pragma",
+    "sentry-trace",
+    "traceparent",
+    "tracestate",
+    "x-csrftoken",
+    "x-requested-with",
+)
 DEFAULT_BACKEND = "flosse_bus.backends.memory.MemoryBackend"
 
 
@@ -42,6 +55,8 @@ class BusConfig:
     max_streams_per_client: int | None
     max_stream_threads: int
     allowed_origins: frozenset[str]
+    #: In lower case.
+    allowed_headers: frozenset[str]
 
 
 def configured_aliases() -> list[str]:
@@ -152,6 +167,17 @@ def _origins(value: Any) -> frozenset[str]:
     return frozenset(value)
 
 
+def _header_names(value: Any) -> frozenset[str]:
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise ValueError("expected a list of header names")
+    for name in value:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise ValueError(f"{name!r} is not the name of a header. Expected ones like 'X-Token'")
+        if name == "*":
+            raise ValueError("'*' stands for no header where cookies travel. Expected names")
+    return frozenset(name.lower() for name in value)
+
+
 def _is_origin(text: str) -> bool:
     try:
         url = urlsplit(text)
@@ -182,4 +208,5 @@ _KEYS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "MAX_STREAMS_PER_CLIENT": (None, _integer(least=1, optional=True)),
     "MAX_STREAM_THREADS": (100, _integer(least=1)),
     "ALLOWED_ORIGINS": ((), _origins),
+    "ALLOWED_HEADERS": (DEFAULT_ALLOWED_HEADERS, _header_names),
 }

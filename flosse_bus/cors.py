@@ -19,12 +19,12 @@ from .bus import buses
 from .conf import DEFAULT_ALIAS, BusConfig
 from .responses import EventStreamResponse
 
-#: What clients of streams send that browsers ask for first. An origin that is listed may use the
-#: visitor's cookies, so a token that it has got itself gives it no more: hence ``authorization``.
-_HEADERS = frozenset({"accept", "authorization", "cache-control", "last-event-id"})
+#: What every client of a stream may send, beside ALLOWED_HEADERS. An origin that is listed may use
+#: the visitor's cookies, so a token that it has got itself gives it no more: hence
+#: ``authorization`` by default.
+_HEADERS = frozenset({"accept", "cache-control", "last-event-id"})
 _METHODS: tuple[str, ...] = ("GET", "HEAD")
-#: In addition, for a view that says it is a stream: generator views may take a body.
-_VIEW_HEADERS = _HEADERS | {"content-type"}
+#: For a view that says it is a stream: generator views may take a body.
 _VIEW_METHODS = (*_METHODS, "POST")
 #: Seconds. Browsers cut it to what they like, Chromium to two hours.
 _MAX_AGE = "86400"
@@ -46,13 +46,14 @@ def preflight(request: HttpRequest) -> HttpResponse | None:
     names = {name.strip() for name in requested} - {""}
     view = _resolve(request)
     if _is_stream(view):
-        configs, methods, headers = [_config_of(view)], _VIEW_METHODS, _VIEW_HEADERS
+        configs, methods = [_config_of(view)], _VIEW_METHODS
     elif "last-event-id" in names:
         # Which bus it is, if any, only the view knows; nothing is revealed before it has answered.
-        configs, methods, headers = [bus.config for bus in buses.all()], _METHODS, _HEADERS
+        configs, methods = [bus.config for bus in buses.all()], _METHODS
     else:
         return None
-    listed = any(origin in config.allowed_origins for config in configs)
+    listed = [config for config in configs if origin in config.allowed_origins]
+    headers = _HEADERS.union(*(config.allowed_headers for config in listed))
     if not listed or method not in methods or not names <= headers:
         return None
     response = HttpResponse(status=204)

@@ -15,11 +15,13 @@ from django.utils.cache import patch_cache_control
 
 from . import greenlets
 from .access import Refusal, ask_permissions
+from .bus import buses
+from .conf import DEFAULT_ALIAS
 from .exceptions import TooManyStreams
 from .permissions import BaseSSEPermission, check_classes
-from .refusals import refuse
-from .responses import HEADERS, SSEResponse
-from .wire import CONTENT_TYPE
+from .refusals import answer, refuse
+from .responses import SSEResponse
+from .wire import CONTENT_TYPE, HEADERS
 
 ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 View = Callable[..., Any]
@@ -119,11 +121,17 @@ def _decorated(
 def stream(
     request: HttpRequest, content: Any, *, retry: int | None, heartbeat: float | None, label: str
 ) -> HttpResponseBase:
-    """Return the response that streams ``content``, or 503 if there is no thread for it."""
+    """Return the response that streams ``content``, or a refusal if there is no thread for it."""
     try:
         return open_stream(request, content, retry=retry, heartbeat=heartbeat, label=label)
     except TooManyStreams as error:
-        return refuse(Refusal(status=503, detail=NO_THREAD, hint=str(error)))
+        return answer(request, no_thread(error, label), buses[DEFAULT_ALIAS].config)
+
+
+def no_thread(error: TooManyStreams, label: str) -> Refusal:
+    """Note that a generator view could not stream, and return how that is told."""
+    buses[DEFAULT_ALIAS].hubs.notices.refused((label,), error)
+    return Refusal(status=503, detail=NO_THREAD, hint=str(error))
 
 
 def open_stream(

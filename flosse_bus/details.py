@@ -58,6 +58,15 @@ def accepts_stream(meta: Mapping[str, Any]) -> bool:
     return False
 
 
+def accepts_only_streams(meta: Mapping[str, Any]) -> bool:
+    """Return whether ``Accept`` names event streams and nothing else, as that of an EventSource.
+
+    Such a client can make nothing of any other answer, and never asks again after one.
+    """
+    names = [part.partition(";")[0].strip() for part in meta.get("HTTP_ACCEPT", "").split(",")]
+    return accepts_stream(meta) and all(name.lower() == EVENT_STREAM for name in names)
+
+
 def resume_position(meta: Mapping[str, Any], query: QueryDict) -> str | None:
     """Return what the client gives as its last event id, or ``None`` if it gives none.
 

@@ -72,5 +72,8 @@ def _state(bus: Bus, tail: Cursor | None, deadline: float) -> dict[str, Any]:
         "streams": len(bus.streams),
         "pending": bus.hubs.pending,
         "lag": None if tail is None else bus.hubs.lag(tail, deadline),
-        "counters": {name: counters[name] for name in ("resets", "overflows", "timeouts")},
+        "counters": {
+            **{name: counters[name] for name in ("resets", "overflows", "timeouts")},
+            "refused": bus.hubs.notices.refusals,
+        },
     }

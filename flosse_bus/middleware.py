@@ -13,8 +13,8 @@ from django.utils.cache import patch_cache_control
 
 from . import compression, cors
 from .details import EVENT_STREAM, SSEDetails, accepts_stream
-from .responses import HEADERS
 from .transport import shutdown
+from .wire import HEADERS
 
 #: What makes other middleware answer 304 or 412 in a stream's place.
 _CONDITIONS = (

@@ -22,6 +22,8 @@ class Notices:
     def __init__(self, alias: str) -> None:
         self._alias = alias
         self._lock = threading.Lock()
+        #: How many streams could not begin.
+        self.refusals = 0
         # Of each kind: when its window ends, and how many there have been in it.
         self._windows: dict[str, tuple[float, int]] = {}
 
@@ -33,10 +35,12 @@ class Notices:
             self._windows[kind] = ends, count + 1
         return count < FIRST
 
-    def refused(self, names: Iterable[str], error: BaseException) -> None:
-        """A stream could not begin, because the backend does not answer."""
+    def refused(self, names: Iterable[str], why: object) -> None:
+        """A stream could not begin now: the backend does not answer, or a limit is reached."""
+        with self._lock:
+            self.refusals += 1
         if self.due("stream refused"):
-            logger.warning("stream refused on %s: %s", ", ".join(names), error)
+            logger.warning("stream refused on %s: %s", ", ".join(names), why)
 
     def sum_up(self) -> None:
         """Log how many more there were, where that is known by now. Call it from time to time."""

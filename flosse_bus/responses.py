@@ -15,16 +15,7 @@ from .transport.generated import aframes as generated_aframes
 from .transport.generated import frames as generated_frames
 from .transport.stock import aframes, frames, release_connections
 from .transport.stream import Stream
-from .wire import CONTENT_TYPE
-
-#: Nothing between here and the client may keep, join, or recode what is sent.
-HEADERS = {
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-    # Keeps GZipMiddleware off, which would hold events back in its buffer. BusMiddleware takes
-    # it out again, as RFC 9110 (8.4.1) wants.
-    "Content-Encoding": "identity",
-}
+from .wire import CONTENT_TYPE, HEADERS
 
 _CONTENT: Any = StreamingHttpResponse.streaming_content
 

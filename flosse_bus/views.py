@@ -14,11 +14,11 @@ from django.views import View
 from .access import Access, Refusal
 from .bus import Bus, buses
 from .conf import DEFAULT_ALIAS
-from .details import resume_position
+from .details import accepts_only_streams, resume_position
 from .exceptions import BackendUnavailable, InvalidTopic
 from .limits import Place
 from .permissions import BaseSSEPermission, check_classes
-from .refusals import UNREACHABLE, refuse
+from .refusals import UNREACHABLE, answer
 from .responses import EventStreamResponse
 from .topics import check_subscription, compile_template, fill
 from .transport.stream import Stream
@@ -33,7 +33,8 @@ class SubscribeView(View):
     ``permission_classes`` alone where it has any.
 
     Answers 400 to a bad topic, 403 to one that may not be read, 429 over a limit, 503 while the
-    backend is down; each with JSON ``{"detail", "topics"}``.
+    backend is down; each with JSON ``{"detail", "topics"}``. A client that accepts nothing but
+    event streams gets the last two as a stream of one ``stream-error``, and comes back.
     """
 
     http_method_names = ["get", "head", "options"]  # because View has it so
@@ -71,11 +72,10 @@ class SubscribeView(View):
         if len(names) > bus.config.max_topics:
             most = bus.config.max_topics
             detail = f"{len(names)} topics in one stream; MAX_TOPICS allows {most}."
-            return self.refuse(Refusal(status=429, detail=detail, topics=names))
+            return self._turn_away(429, names, detail)
         place = bus.streams.take(_client(request, bus), _session_key(request))
         if not isinstance(place, Place):
-            detail = f"Too many open streams: {place} is reached."
-            return self.refuse(Refusal(status=429, detail=detail, topics=names))
+            return self._turn_away(429, names, f"Too many open streams: {place} is reached.")
         try:
             response = self._open(request, bus, names, place)
         except BaseException:
@@ -113,7 +113,13 @@ class SubscribeView(View):
 
     def refuse(self, refusal: Refusal) -> HttpResponseBase:
         """Answer with a refusal."""
-        return refuse(refusal)
+        return answer(self.request, refusal, buses[self.bus].config)
+
+    def _turn_away(self, status: int, names: tuple[str, ...], why: object) -> HttpResponseBase:
+        """Note and answer a refusal that may be over when the client comes back."""
+        buses[self.bus].hubs.notices.refused(names, why)
+        detail = UNREACHABLE if status == 503 else str(why)
+        return self.refuse(Refusal(status=status, detail=detail, topics=names))
 
     def _open(
         self, request: HttpRequest, bus: Bus, names: tuple[str, ...], place: Place
@@ -125,8 +131,7 @@ class SubscribeView(View):
         try:
             bus.pulse.check()
         except BackendUnavailable as error:
-            bus.hubs.notices.refused(names, error)
-            return self.refuse(Refusal(status=503, detail=UNREACHABLE, topics=names))
+            return self._turn_away(503, names, error)
         if request.method == "HEAD":
             # UpdateCacheMiddleware would keep it: it is no stream, and minds only "private".
             return HttpResponse(content_type=CONTENT_TYPE, headers={"Cache-Control": "private"})
@@ -138,6 +143,7 @@ class SubscribeView(View):
             envelope=request.GET.get("envelope") == "1",
             place=place,
             access=access,
+            only_streams=accepts_only_streams(request.META),
             environ={} if is_async else request.META,
         )
         return EventStreamResponse(stream, is_async=is_async)

@@ -17,6 +17,14 @@ from .events import Record
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
+#: Nothing between here and the client may keep, join, or recode what is sent.
+HEADERS = {
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+    # Keeps GZipMiddleware off, which would hold events back in its buffer. BusMiddleware takes
+    # it out again, as RFC 9110 (8.4.1) wants.
+    "Content-Encoding": "identity",
+}
 #: Of a reconnection time. Browsers ignore what 64 bits do not hold.
 RETRY_DIGITS = 18
 

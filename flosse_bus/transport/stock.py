@@ -16,11 +16,12 @@ from django.db import connections
 from ..access import Refusal
 from ..exceptions import BackendUnavailable
 from ..readers import AsyncReader, ThreadReader
+from ..refusals import UNREACHABLE
 from . import shutdown
 from .peer import PIECE, Peer, pieces
 from .stream import WITHDRAWN, Stream
 
-_DOWN = Refusal(status=503, detail="The event bus is not reachable. Try again.")
+_DOWN = Refusal(status=503, detail=UNREACHABLE)
 
 
 async def aframes(stream: Stream) -> AsyncIterator[bytes]:

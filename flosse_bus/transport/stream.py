@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,11 @@ import django
 from ..access import Access, Refusal
 from ..bus import Bus
 from ..details import is_id
-from ..events import ERROR
 from ..exceptions import BackendUnavailable
 from ..limits import Place
+from ..refusals import encode_refusal
 from ..subscription import Item, Subscription
-from ..wire import encode, jittered
+from ..wire import jittered
 
 logger = logging.getLogger("flosse_bus")
 
@@ -50,6 +49,8 @@ class Stream:
     envelope: bool
     place: Place
     access: Access
+    #: Can the client make nothing of an HTTP error?
+    only_streams: bool = False
     #: Under WSGI only.
     environ: Mapping[str, Any]
     #: Under ASGI only.
@@ -71,12 +72,12 @@ class Stream:
         return self.lifetime is not None and time.monotonic() - self._started >= self.lifetime
 
     def error(self, refusal: Refusal) -> bytes:
-        return self._error(refusal)
+        return encode_refusal(refusal)
 
     def refusal(self, refusal: Refusal) -> bytes:
         """Return the only block of a stream that cannot begin now: its client comes back."""
         id = self.after if self.after is not None and is_id(self.after) else None
-        return self._error(refusal, id=id, retry=jittered(self.bus.config.retry))
+        return encode_refusal(refusal, id=id, retry=jittered(self.bus.config.retry))
 
     def farewell(self, subscription: Subscription) -> bytes:
         """Return what must still be said when a stream ends: its opening, if it had none."""
@@ -84,12 +85,6 @@ class Stream:
         if opening or subscription.interests:
             return self.encode(opening)
         return self.refusal(STOPPING)
-
-    @staticmethod
-    def _error(refusal: Refusal, *, id: str | None = None, retry: int | None = None) -> bytes:
-        code = {403: "forbidden", 503: "unavailable"}[refusal.status]
-        data = {"code": code, "detail": refusal.detail}
-        return encode(json.dumps(data).encode(), event=ERROR, id=id, retry=retry)
 
     def begin(self, reader: Reader) -> None:
         """The reader is open: from here on the stream can be ended from outside."""

@@ -164,7 +164,12 @@ class Exchange:
             outlet.close()
 
     async def _refuse(self, stream: Stream) -> None:
-        response = refuse(Refusal(status=503, detail=UNREACHABLE, topics=stream.names))
+        refusal = Refusal(status=503, detail=UNREACHABLE, topics=stream.names)
+        if stream.only_streams:
+            await self._send(self._head)
+            await self._send({"type": "http.response.body", "body": stream.refusal(refusal)})
+            return
+        response = refuse(refusal)
         kept = [field for field in self._head["headers"] if field[0].lower().startswith(_KEPT)]
         await self._send(
             {

@@ -145,8 +145,11 @@ def test_without_origins_there_is_no_vary(client, settings):
 
 # Preflights
 
-GET = ("accept, authorization, cache-control, last-event-id", "GET, HEAD")
-ALL = ("accept, authorization, cache-control, content-type, last-event-id", "GET, HEAD, POST")
+HEADERS = (
+    "accept, authorization, baggage, cache-control, content-type, datastar-request, last-event-id, "
+    "pragma, sentry-trace, traceparent, tracestate, x-csrftoken, x-requested-with"
+)
+GET, ALL = (HEADERS, "GET, HEAD"), (HEADERS, "GET, HEAD, POST")
 
 
 def answered(what):
@@ -166,6 +169,17 @@ PREFLIGHTS = [
     ("/events/", ORIGIN, "GET", "", ALL),
     ("/events/", ORIGIN, "HEAD", "last-event-id", ALL),
     ("/events/", ORIGIN, "GET", "Last-Event-ID,cache-control , Authorization,accept", ALL),
+    *(
+        ("/events/", ORIGIN, "GET", name, ALL)
+        for name in (
+            "X-CSRFToken",
+            "X-Requested-With",
+            "traceparent",
+            "Pragma",
+            "Datastar-Request",
+            "Authorization",
+        )
+    ),
     ("/events/", ORIGIN, "GET", "x-other", None),
     ("/events/", ORIGIN, "GET", "last-event-id, x-other", None),
     ("/events/", ORIGIN, "DELETE", None, None),
@@ -188,7 +202,8 @@ PREFLIGHTS = [
     ("/sync/", ORIGIN, "GET", None, None),
     ("/sync/", ORIGIN, "GET", "authorization", None),
     ("/sync/", ORIGIN, "POST", "last-event-id", None),
-    ("/sync/", ORIGIN, "GET", "last-event-id, content-type", None),
+    ("/sync/", ORIGIN, "GET", "last-event-id, content-type", GET),
+    ("/sync/", ORIGIN, "GET", "last-event-id, x-other", None),
     ("/ordinary/", ORIGIN, "GET", "authorization", None),
     ("/events/health/", ORIGIN, "GET", "authorization", None),
     ("/nowhere/", ORIGIN, "GET", "authorization", None),
@@ -224,6 +239,13 @@ def test_preflights(client, url, origin, method, headers, expected):
             "Access-Control-Request-Headers",
         }
     response.close()
+
+
+def test_other_headers_may_be_allowed(client, settings):
+    settings.FLOSSE_BUS["default"]["ALLOWED_HEADERS"] = ["X-Tenant"]
+    for name, allowed in [("x-tenant", True), ("last-event-id", True), ("x-csrftoken", False)]:
+        response = client.options("/events/", **meta(asked(ORIGIN, "GET", name)))
+        assert ("Allow-Headers" in cors_of(response)) is allowed, name
 
 
 def test_preflights_under_asgi(run):

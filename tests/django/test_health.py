@@ -71,7 +71,7 @@ QUIET = {
     "streams": 0,
     "pending": 0,
     "lag": 0,
-    "counters": {"resets": 0, "overflows": 0, "timeouts": 0},
+    "counters": {"resets": 0, "overflows": 0, "timeouts": 0, "refused": 0},
 }
 
 
@@ -146,7 +146,7 @@ def test_what_waits_in_the_rings_after_an_overflow(state, subscribe, configure):
     assert stream.event().data == "0"
     publish(10)
     wait_until(lambda: state()["pending"] == 10, "10 events to wait")
-    assert state()["counters"] == {"resets": 0, "overflows": 1, "timeouts": 0}
+    assert state()["counters"] == {"resets": 0, "overflows": 1, "timeouts": 0, "refused": 0}
     assert [stream.event().data for _ in range(10)] == list("0123456789")
     assert state()["pending"] == 0
 
@@ -154,7 +154,7 @@ def test_what_waits_in_the_rings_after_an_overflow(state, subscribe, configure):
 def test_resets_are_counted(state, subscribe):
     stream = subscribe("topic=news&last_event_id=foreign-1")
     assert stream.event().event == "stream-reset"
-    assert state()["counters"] == {"resets": 1, "overflows": 0, "timeouts": 0}
+    assert state()["counters"] == {"resets": 1, "overflows": 0, "timeouts": 0, "refused": 0}
 
 
 @pytest.fixture

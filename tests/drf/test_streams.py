@@ -96,7 +96,7 @@ def test_authentication_and_permission(get, headers, form, how, status, detail):
     ],
 )
 def test_answers_that_are_no_streams_are_json(get, path, status, body, also):
-    response = get(f"/api/{path}")
+    response = get(f"/api/{path}", accept="text/event-stream, */*;q=0.1")
     assert (response.status_code, response["Content-Type"]) == (status, JSON)
     assert body is None or response.json() == body
     assert {name: response[name] for name in also} == also
@@ -173,7 +173,7 @@ def test_no_thread_is_left(get, settings, monkeypatch, debug):
 
     monkeypatch.setattr(slots, "take", take)
     monkeypatch.setattr(Counting, "heartbeat", 1.0)  # so that it needs one under WSGI
-    response = get("/api/counting/")
+    response = get("/api/counting/", accept="text/event-stream, */*;q=0.1")
     assert (response.status_code, response["Content-Type"]) == (503, JSON)
     assert response["Retry-After"] == "5"
     body = {"detail": "Too many open streams: MAX_STREAM_THREADS is reached."}

@@ -77,7 +77,9 @@ def only_ann():
 )
 @pytest.mark.parametrize("method", ["get", "head"])
 def test_who_may_read(get, headers, only_ann, path, how, status, body, method):
-    response = get(f"/api/{path}", method=method, **headers(how))
+    response = get(
+        f"/api/{path}", method=method, accept="text/event-stream, */*;q=0.1", **headers(how)
+    )
     assert response.status_code == status
     kind = "text/event-stream; charset=utf-8" if status == 200 else "application/json"
     assert response["Content-Type"] == kind
@@ -97,7 +99,7 @@ def test_a_backend_that_is_down(get, headers, monkeypatch, caplog):
         raise BackendUnavailable("down")
 
     monkeypatch.setattr(bus.backend, "tail", fail)
-    response = get("/api/rooms/5/", **headers("token"))
+    response = get("/api/rooms/5/", accept="text/event-stream, */*;q=0.1", **headers("token"))
     assert (response.status_code, response["Retry-After"]) == (503, "5")
     assert response.json() == {"detail": "The event bus is not reachable.", "topics": ["rooms.5"]}
     assert response["Cache-Control"] == "no-store"
@@ -109,7 +111,12 @@ def test_a_backend_that_is_down(get, headers, monkeypatch, caplog):
 def test_streams_are_counted_by_the_apis_user(get, headers, configure):
     configure(MAX_STREAMS_PER_CLIENT=1)
     assert get("/api/rooms/5/", REMOTE_ADDR="10.0.0.1", **headers("token")).status_code == 200
-    response = get("/api/rooms/5/", REMOTE_ADDR="10.0.0.2", **headers("basic"))
+    response = get(
+        "/api/rooms/5/",
+        REMOTE_ADDR="10.0.0.2",
+        accept="text/event-stream, */*;q=0.1",
+        **headers("basic"),
+    )
     assert response.status_code == 429
     assert "MAX_STREAMS_PER_CLIENT" in response.json()["detail"]
 

@@ -9,6 +9,7 @@ from rest_framework import status
 from rest_framework.exceptions import APIException
 
 from ...access import Refusal
+from ...refusals import RETRY_AFTER, TEMPORARY
 
 _CODES = {
     status.HTTP_400_BAD_REQUEST: "invalid",
@@ -29,5 +30,6 @@ class StreamRefused(APIException):
             detail["hint"] = refusal.hint
         super().__init__(detail, _CODES[refusal.status])
         self.status_code = refusal.status
-        if refusal.status == status.HTTP_503_SERVICE_UNAVAILABLE:
-            self.wait = 5  # becomes Retry-After
+        self.refusal = refusal
+        if refusal.status in TEMPORARY:
+            self.wait = RETRY_AFTER  # becomes a header

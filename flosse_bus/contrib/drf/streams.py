@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
-from rest_framework.exceptions import NotAcceptable, NotAuthenticated
+from rest_framework.exceptions import APIException, NotAcceptable, NotAuthenticated
 from rest_framework.renderers import BrowsableAPIRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,9 +15,15 @@ from rest_framework.views import APIView
 
 from ...access import Access, Refusal
 from ...bus import buses
-from ...decorators import NO_THREAD, open_stream
+from ...conf import DEFAULT_ALIAS
+from ...decorators import no_thread, open_stream
 from ...exceptions import InvalidTopic, TooManyStreams
-from ...refusals import keep_from_admins
+from ...refusals import (
+    TEMPORARY,
+    is_told_in_stream,
+    keep_from_admins,
+    refuse_in_stream,
+)
 from ...views import SubscribeView
 from .access import APIAccess, Guard, Produce
 from .exceptions import StreamRefused
@@ -57,11 +63,18 @@ class EventStreamMixin(_Base):
         }
         return super().initialize_request(request, *args, **kwargs)
 
-    def handle_exception(self, exc: Exception) -> Response:
+    def handle_exception(self, exc: Exception) -> Any:
         response = super().handle_exception(exc)
+        request = self.request._request
+        # Throttles answer 429, too.
+        if isinstance(exc, APIException) and is_told_in_stream(request, response.status_code):
+            refusal = getattr(exc, "refusal", None) or Refusal(
+                status=response.status_code, detail=str(exc.detail)
+            )
+            return refuse_in_stream(request, refusal, buses[DEFAULT_ALIAS].config)
         if isinstance(exc, StreamRefused):
             response.headers["Cache-Control"] = "no-store"
-            if response.status_code == 503:
+            if response.status_code in TEMPORARY:
                 keep_from_admins(response)
         return response
 
@@ -96,8 +109,7 @@ class EventStreamMixin(_Base):
                 request._request, content, retry=retry, heartbeat=heartbeat, label=label
             )
         except TooManyStreams as error:
-            refusal = Refusal(status=503, detail=NO_THREAD, hint=str(error))
-            raise StreamRefused(refusal) from error
+            raise StreamRefused(no_thread(error, label)) from error
 
     def _subscribe(self, request: Request, topics: Topics, produce: Produce) -> HttpResponseBase:
         try:
