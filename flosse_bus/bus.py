@@ -7,22 +7,22 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from asgiref.sync import sync_to_async
 from django.core.signals import setting_changed
-from django.db import connections, transaction
+from django.db import connections
 from django.utils.connection import ConnectionProxy
 from django.utils.module_loading import import_string
 
 from .backends.base import BusBackend, Snapshot
+from .commits import may_wait_for_async, send_on_commit
 from .conf import DEFAULT_ALIAS, SETTING, BusConfig, configured_aliases, load
 from .consumers import Subscribe
 from .cursor import EARLIEST, Cursor
-from .events import Draft, Event, draft
-from .exceptions import HistoryGone, InvalidBusBackend, InvalidTopic
+from .events import Draft, Event, draft, to_events
+from .exceptions import EventTooLarge, HistoryGone, InvalidBusBackend, InvalidEvent, InvalidTopic
 from .following import afollow, follow
 from .hubs import Hubs
 from .limits import OpenStreams
@@ -30,6 +30,13 @@ from .pulse import Pulse
 from .topics import check_subscription, check_topic
 
 logger = logging.getLogger("flosse_bus")
+
+#: What one call to a backend may hold: a broker does nothing else meanwhile.
+MAX_BATCH = 10_000
+MAX_BATCH_BYTES = 8 << 20
+
+#: One event of ``publish_many``: ``(topic, data)`` or ``(topic, data, event)``.
+Item = tuple[str, Any] | tuple[str, Any, str | None]
 
 
 class Bus:
@@ -47,7 +54,13 @@ class Bus:
         self.pulse = Pulse(self.backend)
 
     def publish(
-        self, topic: str, data: Any, *, event: str | None = None, using: str | None = "default"
+        self,
+        topic: str,
+        data: Any,
+        *,
+        event: str | None = None,
+        using: str | None = "default",
+        idempotency_key: str | None = None,
     ) -> Event | None:
         """Publish ``data`` to a topic.
 
@@ -56,29 +69,70 @@ class Bus:
         and always with ``using=None``, it is sent now and returned. A ``str`` is sent as it is,
         everything else as JSON. What cannot be sent is refused here and now in either case.
 
+        ``idempotency_key`` (1 to 255 characters) makes a repetition harmless: while the bus keeps
+        the key, for ``HISTORY_TTL`` seconds, publishing with it again, to whatever topic, appends
+        nothing and returns the first event.
+
         Raises:
             InvalidTopic: not a topic; patterns cannot be published to.
-            InvalidEvent: the name or the data cannot be carried.
+            InvalidEvent: the name, the data or the key cannot be carried.
             EventTooLarge: over ``MAX_EVENT_SIZE`` bytes encoded.
             BackendUnavailable: sent now, and the broker could not be reached.
         """
-        item = self._draft(topic, data, event)
-        if self._defer(item, using):
+        item = self._draft(topic, data, event, idempotency_key)
+        if self._defer([item], using):
             return None
         return self.backend.publish(item).to_event()
 
     async def apublish(
-        self, topic: str, data: Any, *, event: str | None = None, using: str | None = "default"
+        self,
+        topic: str,
+        data: Any,
+        *,
+        event: str | None = None,
+        using: str | None = "default",
+        idempotency_key: str | None = None,
     ) -> Event | None:
         """Like :meth:`publish`, without blocking the event loop.
 
-        Transactions belong to sync code: the thread that async code was called from by
-        ``async_to_sync`` is asked whether it is in one. ``using=None`` spares that.
+        Transactions belong to sync code: where async code was called from a thread by
+        ``async_to_sync``, that thread is asked whether it is in one.
         """
-        item = self._draft(topic, data, event)
-        if using is not None and await sync_to_async(self._defer)(item, using):
+        item = self._draft(topic, data, event, idempotency_key)
+        if await self._adefer([item], using):
             return None
         return (await self.backend.apublish(item)).to_event()
+
+    def publish_many(
+        self, events: Iterable[Item], *, using: str | None = "default"
+    ) -> list[Event] | None:
+        """Publish some events, ``(topic, data)`` or ``(topic, data, event)``, in one call.
+
+        They are next to each other in the log, in this order, all of them or none. ``using``, and
+        what is returned, are as with :meth:`publish`. At most 10,000 events and 8 MiB of data.
+
+        Raises:
+            InvalidTopic, InvalidEvent, EventTooLarge: nothing was published, because of the event
+                whose index the error tells, or because it is too much for one call.
+            BackendUnavailable: sent now, and the broker could not be reached.
+        """
+        items = self._drafts(events)
+        if self._defer(items, using):
+            return None
+        if not items:
+            return []
+        return to_events(self.backend.publish_many(items))
+
+    async def apublish_many(
+        self, events: Iterable[Item], *, using: str | None = "default"
+    ) -> list[Event] | None:
+        """Like :meth:`publish_many`, without blocking the event loop."""
+        items = self._drafts(events)
+        if await self._adefer(items, using):
+            return None
+        if not items:
+            return []
+        return to_events(await self.backend.apublish_many(items))
 
     def cursor(self, *topics: str) -> str:
         """Return where a page that is rendered now must resume.
@@ -166,24 +220,60 @@ class Bus:
         self.hubs.close()
         self.backend.close()
 
-    def _draft(self, topic: str, data: Any, event: str | None) -> Draft:
-        return draft(check_topic(topic), data, event, max_size=self.config.max_event_size)
+    def _draft(self, topic: str, data: Any, event: str | None, key: str | None = None) -> Draft:
+        if key is not None and not self.backend.keeps_keys:
+            raise InvalidEvent(
+                f"idempotency_key: {type(self.backend).__name__} does not keep keys."
+            )
+        return draft(check_topic(topic), data, event, max_size=self.config.max_event_size, key=key)
 
-    def _defer(self, item: Draft, using: str | None) -> bool:
-        if using is None or not connections[using].in_atomic_block:
+    def _drafts(self, events: Iterable[Item]) -> list[Draft]:
+        items = [self._numbered(index, event) for index, event in enumerate(events)]
+        if len(items) > MAX_BATCH:
+            raise InvalidEvent(f"{len(items)} events are too many for one call: {MAX_BATCH} fit.")
+        size = sum(len(item.body) for item in items)
+        if len(items) > 1 and size > MAX_BATCH_BYTES:
+            raise EventTooLarge(
+                f"{size} bytes of data are too many for one call: {MAX_BATCH_BYTES} fit."
+            )
+        return items
+
+    def _numbered(self, index: int, event: Item) -> Draft:
+        if not isinstance(event, (tuple, list)) or len(event) not in (2, 3):
+            raise InvalidEvent(
+                f"event {index}: expected (topic, data) or (topic, data, event), "
+                f"not {event!r:.100}."
+            )
+        topic, data, *name = event
+        try:
+            return self._draft(topic, data, name[0] if name else None)
+        except (InvalidTopic, InvalidEvent, EventTooLarge) as error:
+            raise type(error)(f"event {index}: {error}") from error
+
+    def _defer(self, items: Sequence[Draft], using: str | None) -> bool:
+        if using is None or not items or not connections[using].in_atomic_block:
             return False
-        if self.backend.enlist(item, using):
-            return True
-        transaction.on_commit(partial(self._publish_committed, item), using=using)
+        if not self.backend.enlist(items, using):
+            send_on_commit(connections[using], self._publish_committed, items)
         return True
 
-    def _publish_committed(self, item: Draft) -> None:
+    async def _adefer(self, items: Sequence[Draft], using: str | None) -> bool:
+        if using is None or not may_wait_for_async(using):
+            return False
+        return await sync_to_async(self._defer)(items, using)
+
+    def _publish_committed(self, items: Sequence[Draft]) -> None:
         # The transaction is over: raising would undo nothing and would take with it whatever else
-        # waits for the same commit, other events included.
-        try:
-            self.backend.publish(item)
-        except Exception:
-            logger.exception("event for topic %s was committed but not published", item.topic)
+        # waits for the same commit.
+        for batch in _batches(items):
+            try:
+                if len(batch) == 1:
+                    self.backend.publish(batch[0])
+                else:
+                    self.backend.publish_many(batch)
+            except Exception:
+                topics = ", ".join(dict.fromkeys(item.topic for item in batch))
+                logger.exception("event for topic %.500s was committed but not published", topics)
 
     @classmethod
     def _some(cls, topics: tuple[str, ...]) -> tuple[str, ...]:
@@ -277,6 +367,17 @@ def import_backend(config: BusConfig) -> type[BusBackend]:
 
 def _make_bus(config: BusConfig) -> Bus:
     return Bus(config, import_backend(config)(config, **config.options))
+
+
+def _batches(items: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
+    """Split what is too much for one call."""
+    start, size = 0, 0
+    for index, item in enumerate(items):
+        size += len(item.body)
+        if index > start and (index - start >= MAX_BATCH or size > MAX_BATCH_BYTES):
+            yield items[start:index]
+            start, size = index, len(item.body)
+    yield items[start:]
 
 
 def _check_limit(limit: int | None) -> int | None:

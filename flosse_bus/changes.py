@@ -13,14 +13,17 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import models
 from django.db.models import signals
 
-from .bus import buses
+from .bus import Item, buses
 from .conf import DEFAULT_ALIAS
-from .exceptions import InvalidTopic
+from .exceptions import BackendUnavailable, FlosseBusError, InvalidTopic
 from .publications import ACTIONS, AnyModel, Publication
 from .rows import Values, fetch, field_of, many_to_many_of, pk_of, plain, related_pks, values_of
 from .topics import fill, placeholders
 
 logger = logging.getLogger("flosse_bus")
+
+#: Events that ``publish_bulk`` sends in one call.
+BULK = 1000
 
 ModelT = TypeVar("ModelT", bound=models.Model)
 
@@ -103,14 +106,21 @@ def publish_bulk(
         _require(objects.model)
         objects = objects.iterator(chunk_size=500)
     count = 0
+    waiting: dict[tuple[str, str], list[Item]] = {}
     for instance in objects:
         _require(type(instance))
         using = instance._state.db or "default"
         active = _active(type(instance), action)
         for publication in active:
             values = values_of(publication, instance, using)
-            _publish(publication, action, instance, using, [values], update_fields)
+            items = waiting.setdefault((publication.bus, using), [])
+            items += _items(publication, action, instance, [values], update_fields)
+            if len(items) >= BULK:
+                _send(publication.bus, using, items)
+                items.clear()
         count += bool(active)
+    for (bus, using), items in waiting.items():
+        _send(bus, using, items)
     return count
 
 
@@ -341,6 +351,17 @@ def _publish(
     update_fields: Collection[str] | None,
 ) -> None:
     """Publish the last of ``states`` to the topics of all of them."""
+    items = _items(publication, action, instance, states, update_fields)
+    _send(publication.bus, using, items)
+
+
+def _items(
+    publication: Publication,
+    action: str,
+    instance: models.Model,
+    states: Sequence[Values],
+    update_fields: Collection[str] | None,
+) -> list[Item]:
     meta = publication.model._meta
     pk = plain(meta.pk, pk_of(publication.model, instance))
     data: dict[str, Any] = {
@@ -351,15 +372,27 @@ def _publish(
     }
     if update_fields is not None:
         data["update_fields"] = sorted(update_fields)
-    for topic in _topics(publication, pk, states):
-        try:
-            buses[publication.bus].publish(
-                topic, data, event=f"{meta.label_lower}.{action}", using=using
-            )
-        except Exception:
-            # The row is saved: failing now would undo nothing, or undo what was right, and the
-            # other topics must hear of it.
-            logger.exception("%s of %s was not published", action, meta.label)
+    name = f"{meta.label_lower}.{action}"
+    return [(topic, data, name) for topic in _topics(publication, pk, states)]
+
+
+def _send(bus: str, using: str, items: Sequence[Item]) -> None:
+    # The rows are saved: failing now would undo nothing, or undo what was right.
+    if not items:
+        return
+    try:
+        buses[bus].publish_many(items, using=using)
+        return
+    except Exception as error:
+        refused = isinstance(error, FlosseBusError) and not isinstance(error, BackendUnavailable)
+        if len(items) == 1 or not refused:
+            names = ", ".join(dict.fromkeys(str(item[-1]) for item in items))
+            logger.exception("%s was not published (%d events)", names, len(items))
+            return
+    # One of them is at fault, or all together are too large. Nothing was sent.
+    half = len(items) // 2
+    _send(bus, using, items[:half])
+    _send(bus, using, items[half:])
 
 
 def _topics(publication: Publication, pk: Any, states: Sequence[Values]) -> list[str]:

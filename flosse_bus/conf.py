@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +29,27 @@ DEFAULT_ALLOWED_HEADERS = (
     "x-csrftoken",
     "x-requested-with",
 )
+#: Seconds for which idempotency keys are kept where events are kept for ever.
+KEY_TTL = 86_400.0
 DEFAULT_BACKEND = "flosse_bus.backends.memory.MemoryBackend"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What is kept of one topic: events, seconds and bytes of data. ``None``: no bound."""
+
+    size: int
+    ttl: float | None
+    max_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicSettings:
+    """One entry of ``TOPICS``. ``given`` has the fields of :class:`History` that it names."""
+
+    pattern: str
+    regex: re.Pattern[str]
+    given: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +63,8 @@ class BusConfig:
     key_prefix: str
     history_size: int
     history_ttl: float | None
+    history_bytes: int | None
+    topics: tuple[TopicSettings, ...]
     max_event_size: int
     heartbeat: float
     #: Milliseconds, before jitter.
@@ -57,6 +79,23 @@ class BusConfig:
     allowed_origins: frozenset[str]
     #: In lower case.
     allowed_headers: frozenset[str]
+
+    @property
+    def history(self) -> History:
+        """What is kept of topics that no entry of ``TOPICS`` covers."""
+        return History(size=self.history_size, ttl=self.history_ttl, max_bytes=self.history_bytes)
+
+    @property
+    def key_ttl(self) -> float:
+        """Seconds for which idempotency keys are kept."""
+        return KEY_TTL if self.history_ttl is None else self.history_ttl
+
+    def history_of(self, topic: str) -> History:
+        """Return what is kept of a topic: the first entry of ``TOPICS`` that covers it counts."""
+        for entry in self.topics:
+            if entry.regex.fullmatch(topic):
+                return replace(self.history, **entry.given)
+        return self.history
 
 
 def configured_aliases() -> list[str]:
@@ -87,6 +126,8 @@ def load(alias: str) -> BusConfig:
         value = entry.get(key, default)
         try:
             values[key.lower()] = check(value)
+        except _Inside as error:
+            raise InvalidBusBackend(f"{SETTING}[{alias!r}][{key!r}]{error}.") from error
         except ValueError as error:
             raise InvalidBusBackend(
                 f"{SETTING}[{alias!r}][{key!r}]: {error}, not {value!r}."
@@ -103,6 +144,10 @@ def _setting() -> Mapping[str, Any]:
     if DEFAULT_ALIAS not in entries:
         raise InvalidBusBackend(f"{SETTING}: there must be a bus {DEFAULT_ALIAS!r}.")
     return entries
+
+
+class _Inside(ValueError):
+    """Something within a setting is wrong: the rest of its place, and what."""
 
 
 def _integer(*, least: int, optional: bool = False) -> Callable[[Any], int | None]:
@@ -155,6 +200,30 @@ def _patterns(value: Any) -> tuple[re.Pattern[str], ...]:
         raise ValueError(f"{error} Expected topics and patterns") from error
 
 
+def _topics(value: Any) -> tuple[TopicSettings, ...]:
+    if not isinstance(value, Mapping):
+        raise ValueError("expected a dict of patterns, each with a dict of settings")
+    found = []
+    for pattern, entry in value.items():
+        where = f"[{pattern!r}]"
+        try:
+            regex = compile_pattern(pattern)
+        except InvalidTopic as error:
+            raise _Inside(f"{where}: {str(error).removesuffix('.')}") from error
+        if not isinstance(entry, Mapping):
+            raise _Inside(f"{where}: expected a dict of settings, not {entry!r}")
+        given = {}
+        for key, one in entry.items():
+            if key not in _OF_TOPICS:
+                raise _Inside(f"{where}[{key!r}]: no such setting. Known: {', '.join(_OF_TOPICS)}")
+            try:
+                given[_OF_TOPICS[key]] = _KEYS[key][1](one)
+            except ValueError as error:
+                raise _Inside(f"{where}[{key!r}]: {error}, not {one!r}") from error
+        found.append(TopicSettings(pattern=pattern, regex=regex, given=MappingProxyType(given)))
+    return tuple(found)
+
+
 def _origins(value: Any) -> frozenset[str]:
     if not isinstance(value, (list, tuple, set, frozenset)):
         raise ValueError("expected a list of origins")
@@ -197,6 +266,8 @@ _KEYS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "KEY_PREFIX": ("flosse", _prefix),
     "HISTORY_SIZE": (1000, _integer(least=1)),
     "HISTORY_TTL": (3600, _seconds(optional=True)),
+    "HISTORY_BYTES": (None, _integer(least=1, optional=True)),
+    "TOPICS": ({}, _topics),
     "MAX_EVENT_SIZE": (1_048_576, _integer(least=1)),
     "HEARTBEAT": (15, _seconds()),
     "RETRY": (3000, _integer(least=1)),
@@ -210,3 +281,6 @@ _KEYS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "ALLOWED_ORIGINS": ((), _origins),
     "ALLOWED_HEADERS": (DEFAULT_ALLOWED_HEADERS, _header_names),
 }
+
+#: What an entry of ``TOPICS`` may say, and the field of :class:`History` that it sets.
+_OF_TOPICS = {"HISTORY_SIZE": "size", "HISTORY_TTL": "ttl", "HISTORY_BYTES": "max_bytes"}

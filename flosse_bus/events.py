@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -51,13 +52,15 @@ class Event:
 class Draft:
     """A checked and encoded event that has no position yet. ``body`` is UTF-8.
 
-    ``text`` tells raw text (published as a ``str``) from JSON.
+    ``text`` tells raw text (published as a ``str``) from JSON. While a backend keeps ``key`` it
+    appends no other event with it.
     """
 
     topic: str
     event: str | None
     body: bytes
     text: bool
+    key: str | None = None
 
     def placed(self, *, epoch: str, position: int, previous: int, published_at: float) -> Record:
         """Return it with its place in the log."""
@@ -92,6 +95,11 @@ class Record:
     published_at: float
 
     @property
+    def size(self) -> int:
+        """Bytes of data."""
+        return len(self.body)
+
+    @property
     def cursor(self) -> Cursor:
         return Cursor(self.epoch, self.position)
 
@@ -107,16 +115,38 @@ class Record:
         )
 
 
-def draft(topic: str, data: Any, event: str | None, *, max_size: int) -> Draft:
+def to_events(records: Sequence[Record]) -> list[Event]:
+    """Return records as users see them, decoded in one step, which for many costs much less."""
+    coded = b",".join([record.body for record in records if not record.text])
+    values = iter(json.loads(b"[%b]" % coded))
+    times = {record.published_at for record in records}
+    dates = {at: datetime.fromtimestamp(at, timezone.utc) for at in times}
+    return [
+        Event(
+            topic=record.topic,
+            data=record.body.decode() if record.text else next(values),
+            event=record.event,
+            id=str(record.cursor),
+            published_at=dates[record.published_at],
+        )
+        for record in records
+    ]
+
+
+def draft(
+    topic: str, data: Any, event: str | None, *, max_size: int, key: str | None = None
+) -> Draft:
     """Encode ``data`` once, for every stream that will carry it.
 
     Raises:
-        InvalidEvent: the name or the data cannot be carried.
+        InvalidEvent: the name, the key or the data cannot be carried.
         EventTooLarge: the encoded data is over ``max_size`` bytes.
     """
     if event is not None:
         _check_name(event)
         event = str.__str__(event)  # members of a str enum print as something else
+    if key is not None:
+        key = _check_key(key)
     text = isinstance(data, str)
     body = _encode_text(topic, data) if text else _encode_data(topic, data)
     if len(body) > max_size:
@@ -124,7 +154,7 @@ def draft(topic: str, data: Any, event: str | None, *, max_size: int) -> Draft:
             f"data for topic {topic!r} is {len(body)} bytes encoded; MAX_EVENT_SIZE is {max_size}. "
             "Publish an id and let the client fetch the rest, or raise MAX_EVENT_SIZE."
         )
-    return Draft(topic=str.__str__(topic), event=event, body=body, text=text)
+    return Draft(topic=str.__str__(topic), event=event, body=body, text=text, key=key)
 
 
 def _check_name(event: str) -> None:
@@ -151,6 +181,16 @@ def _check_name(event: str) -> None:
         event.encode()
     except UnicodeEncodeError:
         raise InvalidEvent(f"event: {event!r} holds a lone surrogate: it is not text.") from None
+
+
+def _check_key(key: str) -> str:
+    if not isinstance(key, str):
+        raise InvalidEvent(f"idempotency_key: expected a str or None, not {type(key).__name__}.")
+    if not key or len(key) > 255:
+        raise InvalidEvent(f"idempotency_key: it has 1 to 255 characters, not {len(key)}.")
+    if not key.isprintable():  # nor can it be encoded with a lone surrogate
+        raise InvalidEvent(f"idempotency_key: {key!r} holds characters that cannot be printed.")
+    return str.__str__(key)
 
 
 def _encode_text(topic: str, data: str) -> bytes:

@@ -16,19 +16,30 @@ class Positioned(Protocol):
     def position(self) -> int: ...
     @property
     def published_at(self) -> float: ...
+    @property
+    def size(self) -> int: ...
 
 
 ItemT = TypeVar("ItemT", bound=Positioned)
 
 
 class Ring(Generic[ItemT]):
-    """Keeps at most ``size`` items, none older than ``ttl`` seconds (``None``: any age)."""
+    """Keeps at most ``size`` items, none older than ``ttl`` seconds (``None``: any age), and no
+    more than ``max_bytes`` of them (``None``: any number) unless the newest alone has more.
+    """
 
-    __slots__ = ("_items", "_positions", "_size", "_start", "_ttl", "evicted", "head")
+    __slots__ = (
+        "_bytes", "_items", "_max_bytes", "_positions", "_size", "_start", "_ttl", "evicted", "head"
+    )  # fmt: skip
 
-    def __init__(self, *, size: int, ttl: float | None, evicted: int = 0) -> None:
+    def __init__(
+        self, *, size: int, ttl: float | None, max_bytes: int | None = None, evicted: int = 0
+    ) -> None:
         self._size = size
         self._ttl = ttl
+        self._max_bytes = max_bytes
+        # What is kept has so many bytes. Not counted without a bound.
+        self._bytes = 0
         # Two parallel lists with a moving start: bisect on positions, slices for replay, and
         # both cut only when an eighth of the size is dead, so that a drop costs O(1).
         self._positions: list[int] = []
@@ -51,6 +62,10 @@ class Ring(Generic[ItemT]):
         self.head = item.position
         if len(self) > self._size:
             self._drop_first()
+        if self._max_bytes is not None:
+            self._bytes += item.size
+            while self._bytes > self._max_bytes and len(self) > 1:
+                self._drop_first()
 
     def lose(self, position: int) -> None:
         """Say that everything up to ``position`` may be missing, whatever was kept of it."""
@@ -85,6 +100,8 @@ class Ring(Generic[ItemT]):
 
     def _drop_first(self) -> None:
         self.evicted = max(self.evicted, self._positions[self._start])
+        if self._max_bytes is not None:
+            self._bytes -= self._items[self._start].size
         self._start += 1
         if self._start * 8 >= self._size:
             del self._positions[: self._start]

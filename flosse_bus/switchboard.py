@@ -194,9 +194,9 @@ class Switchboard:
         for topic, history in snapshot.topics.items():
             channel = self._channels.get(topic)
             if channel is None:
-                self._add_channel(topic).ring = self._ring_of(history)
+                self._add_channel(topic).ring = self._ring_of(topic, history)
             elif history.evicted < channel.evicted:  # a pattern's ring may know less
-                ring = self._ring_of(history)
+                ring = self._ring_of(topic, history)
                 for message in channel.ring.after(ring.head):
                     ring.append(message)
                 channel.ring = ring
@@ -211,7 +211,7 @@ class Switchboard:
 
     def _add_channel(self, topic: str, lost: int | None = None) -> Channel:
         """Begin to keep a topic, of which nothing after ``lost`` has been published before."""
-        channel = self._channels[topic] = Channel(topic, self._new_ring())
+        channel = self._channels[topic] = Channel(topic, self._new_ring(topic))
         covering = [interest for interest in self._patterns if interest.covers(topic)]
         bounds = [interest.evicted for interest in covering]
         if lost is not None:
@@ -222,11 +222,12 @@ class Switchboard:
                 _join(channel, subscription)
         return channel
 
-    def _new_ring(self) -> Ring[Message]:
-        return Ring(size=self._config.history_size, ttl=self._config.history_ttl)
+    def _new_ring(self, topic: str) -> Ring[Message]:
+        kept = self._config.history_of(topic)
+        return Ring(size=kept.size, ttl=kept.ttl, max_bytes=kept.max_bytes)
 
-    def _ring_of(self, history: TopicHistory) -> Ring[Message]:
-        ring = self._new_ring()
+    def _ring_of(self, topic: str, history: TopicHistory) -> Ring[Message]:
+        ring = self._new_ring(topic)
         ring.lose(history.evicted)
         for record in history.records:
             ring.append(Message(record))
@@ -293,9 +294,9 @@ class Switchboard:
         for channel in hit:
             history = snapshot.topics.get(channel.name)
             if history is not None:
-                channel.ring = self._ring_of(history)
+                channel.ring = self._ring_of(channel.name, history)
             else:
-                channel.ring = self._new_ring()
+                channel.ring = self._new_ring(channel.name)
                 channel.ring.lose(snapshot.forgotten)
         for interest in self._patterns:
             if interest.evicted > end:

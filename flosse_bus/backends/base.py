@@ -7,7 +7,7 @@ nothing with a position below n may appear.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -104,6 +104,10 @@ class BusBackend(ABC):
     crosses_processes = False
     #: Is the history there after every process of the project has been restarted?
     survives_restart = False
+    #: Does :meth:`publish_many` append all or none, in one step that nothing comes between?
+    atomic_batches = False
+    #: Does it heed ``Draft.key``?
+    keeps_keys = False
 
     def __init__(self, config: BusConfig) -> None:
         self.config = config
@@ -111,6 +115,9 @@ class BusBackend(ABC):
     @abstractmethod
     def publish(self, draft: Draft) -> Record:
         """Append to the log, from any thread.
+
+        With ``draft.key``, if ``keeps_keys``: return the record that was appended with the same
+        key within the last ``config.key_ttl`` seconds, if there is one, and append nothing.
 
         Raises:
             BackendUnavailable: the log cannot be reached, or has not answered in time. It may
@@ -121,8 +128,23 @@ class BusBackend(ABC):
         """Like :meth:`publish`, from any event loop."""
         return await in_thread(self.publish, draft)
 
-    def enlist(self, draft: Draft, using: str) -> bool:
-        """Write the event in the transaction that is open on the database ``using``.
+    def publish_many(self, drafts: Sequence[Draft]) -> list[Record]:
+        """Append some events, in this order, from any thread; return a record for each.
+
+        A backend that has nothing better appends them one by one: others may then come between
+        them, and an error leaves those before it in the log. ``atomic_batches`` says which it is.
+
+        Raises:
+            BackendUnavailable: as with :meth:`publish`.
+        """
+        return [self.publish(draft) for draft in drafts]
+
+    async def apublish_many(self, drafts: Sequence[Draft]) -> list[Record]:
+        """Like :meth:`publish_many`, from any event loop."""
+        return await in_thread(self.publish_many, drafts)
+
+    def enlist(self, drafts: Sequence[Draft], using: str) -> bool:
+        """Write events in the transaction that is open on the database ``using``.
 
         Return false, having done nothing, if the log cannot be part of that transaction.
         """

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from django.conf import settings
@@ -30,6 +30,9 @@ MAX_INBOX = 10_000
 
 class MemoryBackend(BusBackend):
     """Publish from any thread, deliver to any event loop of this process."""
+
+    atomic_batches = True
+    keeps_keys = True
 
     def __init__(self, config: BusConfig) -> None:
         super().__init__(config)
@@ -52,36 +55,55 @@ class MemoryBackend(BusBackend):
         # Least recently published first, so that dead topics are found without a search.
         self._rings: OrderedDict[str, Ring[Record]] = OrderedDict()
         self._forgotten = 0
+        # Oldest first, as all are kept for the same time.
+        self._keys: OrderedDict[str, Record] = OrderedDict()
 
     def publish(self, draft: Draft) -> Record:
         with self._lock:
-            ring = self._rings.get(draft.topic)
-            if ring is None:
-                ring = self._rings[draft.topic] = self._new_ring()
-                previous = 0
-            else:
-                self._rings.move_to_end(draft.topic)
-                previous = ring.head
-            self._position += 1
-            now = time.time()
-            record = draft.placed(
-                epoch=self._epoch,
-                position=self._position,
-                previous=previous,
-                published_at=now,
-            )
-            ring.append(record)
-            ring.expire(now)
-            self._forget_one(now)
-            for listener in self._listeners:
-                listener.put(record)
-            if self._deaf:
-                self._listeners = [one for one in self._listeners if not one.closed]
-                self._deaf = False
-        return record
+            return self._append(draft)
 
     async def apublish(self, draft: Draft) -> Record:
         return self.publish(draft)
+
+    def publish_many(self, drafts: Sequence[Draft]) -> list[Record]:
+        with self._lock:
+            return [self._append(draft) for draft in drafts]
+
+    async def apublish_many(self, drafts: Sequence[Draft]) -> list[Record]:
+        return self.publish_many(drafts)
+
+    def _append(self, draft: Draft) -> Record:
+        now = time.time()
+        if draft.key is not None:
+            self._forget_keys(now)
+            known = self._keys.get(draft.key)
+            if known is not None:
+                return known
+        ring = self._rings.get(draft.topic)
+        if ring is None:
+            ring = self._rings[draft.topic] = self._new_ring(draft.topic)
+            previous = 0
+        else:
+            self._rings.move_to_end(draft.topic)
+            previous = ring.head
+        self._position += 1
+        record = draft.placed(
+            epoch=self._epoch,
+            position=self._position,
+            previous=previous,
+            published_at=now,
+        )
+        ring.append(record)
+        ring.expire(now)
+        if draft.key is not None:
+            self._keys[draft.key] = record
+        self._forget_one(now)
+        for listener in self._listeners:
+            listener.put(record)
+        if self._deaf:
+            self._listeners = [one for one in self._listeners if not one.closed]
+            self._deaf = False
+        return record
 
     def tail(self) -> Cursor:
         with self._lock:
@@ -145,11 +167,10 @@ class MemoryBackend(BusBackend):
         with self._lock:
             return listener.take()
 
-    def _new_ring(self) -> Ring[Record]:
+    def _new_ring(self, topic: str) -> Ring[Record]:
+        kept = self.config.history_of(topic)
         # A topic that was forgotten may come back: it has lost at most what was forgotten.
-        return Ring(
-            size=self.config.history_size, ttl=self.config.history_ttl, evicted=self._forgotten
-        )
+        return Ring(size=kept.size, ttl=kept.ttl, max_bytes=kept.max_bytes, evicted=self._forgotten)
 
     def _history(self, topic: str) -> TopicHistory:
         ring = self._rings[topic]
@@ -163,6 +184,14 @@ class MemoryBackend(BusBackend):
         if not len(ring):
             del self._rings[topic]
             self._forgotten = max(self._forgotten, ring.evicted)
+
+    def _forget_keys(self, now: float) -> None:
+        oldest = now - self.config.key_ttl
+        while self._keys:
+            key, record = next(iter(self._keys.items()))
+            if record.published_at >= oldest:
+                return
+            del self._keys[key]
 
 
 def _begin_again(reference: weakref.ref[MemoryBackend]) -> None:

@@ -11,6 +11,8 @@ are connections that can break.
 from __future__ import annotations
 
 from .base import ContractBase, Inbox, item, wait_until
+from .batches import BatchContract
+from .bounds import BoundsContract
 from .listening import ListeningContract
 from .log import LogContract
 from .streams import StreamContract
@@ -19,5 +21,7 @@ from .writers import WriterContract
 __all__ = ["BackendContract", "ContractBase", "Inbox", "item", "wait_until"]
 
 
-class BackendContract(LogContract, ListeningContract, WriterContract, StreamContract):
+class BackendContract(
+    LogContract, BatchContract, BoundsContract, ListeningContract, WriterContract, StreamContract
+):
     """What every backend promises. See :mod:`flosse_bus.backends.base`."""

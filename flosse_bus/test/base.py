@@ -6,21 +6,30 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 from ..backends.base import BusBackend, Interruption, Listener
-from ..conf import BusConfig, load
+from ..conf import BusConfig, TopicSettings, load
 from ..cursor import Cursor
 from ..events import Draft, Record, draft
+from ..topics import compile_pattern
 
 #: Seconds that anything here may take.
 DEADLINE = 20.0
 
 
-def item(topic: str, data: Any = None, event: str | None = None) -> Draft:
+def item(topic: str, data: Any = None, event: str | None = None, key: str | None = None) -> Draft:
     """Return what ``bus.publish`` would hand to a backend."""
-    return draft(topic, data, event, max_size=1 << 21)
+    return draft(topic, data, event, max_size=1 << 21, key=key)
+
+
+def topics(patterns: Mapping[str, Mapping[str, Any]]) -> tuple[TopicSettings, ...]:
+    """Return what ``TOPICS`` makes of patterns, each with fields of ``conf.History``."""
+    return tuple(
+        TopicSettings(pattern=pattern, regex=compile_pattern(pattern), given=given)
+        for pattern, given in patterns.items()
+    )
 
 
 def wait_until(condition: Callable[[], object], deadline: float = DEADLINE) -> None:

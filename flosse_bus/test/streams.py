@@ -15,7 +15,7 @@ from ..bus import Bus
 from ..consumers import AsyncEvents
 from ..events import Event
 from ..exceptions import BackendUnavailable, HistoryGone
-from .base import DEADLINE, ContractBase, item
+from .base import DEADLINE, ContractBase, item, topics
 
 T = TypeVar("T")
 
@@ -32,6 +32,25 @@ class StreamContract(ContractBase):
             finally:
                 await bus.hubs.here().aclose()
                 await asyncio.to_thread(bus.close)
+
+    def test_resuming_past_what_was_trimmed_by_a_pattern_or_by_bytes_is_a_reset(self) -> None:
+        patterns = topics({"few.*": {"size": 2}, "small.*": {"max_bytes": 20}})
+
+        async def main() -> None:
+            async with self.bus(topics=patterns) as bus:
+                for topic in ("few.1", "small.1"):
+                    sent = [await _publish(bus, topic, "x" * 10) for _ in range(5)]
+                    for _ in range(2):  # from the log, then from a hub's ring that has gone on
+                        async with bus.subscribe(topic, after=sent[-3].id) as events:
+                            assert await _take(events, 2) == sent[-2:]
+                            async with bus.subscribe("few.*", topic, after=sent[-4].id) as late:
+                                [reset] = await _take(late, 1)
+                                assert reset.event == "stream-reset"
+                                assert topic in reset.data["topics"]
+                            sent.append(await _publish(bus, topic, "x" * 10))
+                            assert await _take(events, 1) == sent[-1:]
+
+        _run(main())
 
     def test_a_stream_resumes_anywhere_over_topics_and_patterns(self) -> None:
         topics = ["a", "a.b", "a.c", "a.b.c", "z"]

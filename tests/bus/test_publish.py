@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import contextvars
 import datetime
+import sys
 
 import pytest
-from asgiref.sync import async_to_sync
-from django.db import transaction
+from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+from django.db import connections, transaction
 
 from flosse_bus import Event, bus
 from flosse_bus.exceptions import (
@@ -16,6 +20,9 @@ from flosse_bus.exceptions import (
     InvalidEvent,
     InvalidTopic,
 )
+
+#: The package has a bus of the same name.
+MODULE = sys.modules["flosse_bus.bus"]
 
 
 def data(events):
@@ -162,17 +169,244 @@ class TestTransactions:
             payload.append(2)
         assert data(bus.history("t")) == [[1]]
 
-    def test_one_event_that_fails_on_commit_takes_no_other_with_it(self, monkeypatch, caplog):
-        publish = bus.backend.publish
+    def test_events_that_fail_on_commit_are_logged_and_stop_nothing(self, monkeypatch, caplog):
+        def fail(items):
+            raise RuntimeError("broken")
 
-        def fail_on_two(item):
-            if item.body == b"2":
-                raise RuntimeError("broken")
-            return publish(item)
-
-        monkeypatch.setattr(bus.backend, "publish", fail_on_two)
+        monkeypatch.setattr(bus.backend, "publish_many", fail)
+        done = []
         with transaction.atomic():
-            for n in (1, 2, 3):
+            bus.publish("t", 1)
+            bus.publish("u", 2)
+            transaction.on_commit(lambda: done.append(True))
+        assert done == [True]
+        assert "event for topic t, u was committed but not published" in caplog.text
+
+    def test_the_events_of_a_transaction_go_out_in_one_call(self, monkeypatch):
+        calls = spy(monkeypatch)
+        with transaction.atomic():
+            bus.publish("t", 1)
+            with pytest.raises(ZeroDivisionError), transaction.atomic():
+                bus.publish("t", 2)
+                with transaction.atomic():
+                    bus.publish("t", 3)
+                raise ZeroDivisionError
+            with transaction.atomic():
+                bus.publish("t", 4)
+                with transaction.atomic():
+                    bus.publish_many([("t", 5), ("u", 6, "name")])
+            transaction.on_commit(lambda: None)
+            bus.publish("t", 7)
+        assert calls == [["t 1", "t 4", "t 5", "u 6", "t 7"]]
+        with transaction.atomic():
+            bus.publish("t", 8)
+            bus.publish("t", 9)
+        assert calls[1:] == [["t 8", "t 9"]]
+
+    def test_the_first_events_rolled_back_hold_up_no_others(self, monkeypatch):
+        calls = spy(monkeypatch)
+        with transaction.atomic():
+            with pytest.raises(ZeroDivisionError), transaction.atomic():
+                bus.publish("t", 1)
+                raise ZeroDivisionError
+            bus.publish("t", 2)
+            bus.publish("t", 3)
+        assert calls == [["t 2", "t 3"]]
+
+    def test_nothing_of_a_transaction_gets_into_the_next(self, monkeypatch):
+        calls = spy(monkeypatch)
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            bus.publish("t", 1)
+            raise ZeroDivisionError
+        with transaction.atomic():
+            bus.publish("t", 2)
+            bus.publish("t", 3)
+        assert calls == [["t 2", "t 3"]]
+
+    def test_a_hook_of_another_app_that_fails_takes_no_event_with_it(self):
+        def fail():
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            bus.publish("t", 1)
+            transaction.on_commit(fail)
+            bus.publish("t", 2)
+        assert data(bus.history("t")) == [1, 2]
+
+    def test_more_than_one_call_may_hold_is_split(self, monkeypatch):
+        monkeypatch.setattr(MODULE, "MAX_BATCH", 3)
+        monkeypatch.setattr(MODULE, "MAX_BATCH_BYTES", 10)
+        calls = spy(monkeypatch)
+        with transaction.atomic():
+            for n in (1, 2, 3, 4, 5555555, 666666):
                 bus.publish("t", n)
-        assert data(bus.history("t")) == [1, 3]
-        assert "event for topic t was committed but not published" in caplog.text
+        assert calls == [["t 1", "t 2", "t 3"], ["t 4", "t 5555555"]]
+        assert data(bus.history("t")) == [1, 2, 3, 4, 5555555, 666666]
+
+
+def spy(monkeypatch):
+    """Note what goes to the backend in one call, as topic and data."""
+    calls, publish_many = [], bus.backend.publish_many
+
+    def noted(items):
+        calls.append([f"{item.topic} {item.body.decode()}" for item in items])
+        return publish_many(items)
+
+    monkeypatch.setattr(bus.backend, "publish_many", noted)
+    return calls
+
+
+@pytest.mark.django_db
+def test_hooks_that_a_test_captures_publish(django_capture_on_commit_callbacks):
+    bus.publish("t", 1)
+    with django_capture_on_commit_callbacks(execute=True) as callbacks:
+        bus.publish("t", 2)
+        bus.publish("t", 3)
+    assert len(callbacks) == 2
+    assert data(bus.history("t")) == [2, 3]
+    with django_capture_on_commit_callbacks(execute=True):
+        bus.publish("t", 4)
+    assert data(bus.history("t")) == [2, 3, 4]
+
+
+def test_publish_many():
+    events = bus.publish_many([("t", 1), ("u", "text", "name"), ["t", {"n": 2}]])
+    assert [(e.topic, e.data, e.event) for e in events] == [
+        ("t", 1, None), ("u", "text", "name"), ("t", {"n": 2}, None),
+    ]  # fmt: skip
+    assert bus.history("t") == [events[0], events[2]]
+    assert bus.publish_many([]) == []
+
+
+def test_apublish_many(run):
+    async def main():
+        events = await bus.apublish_many(("t", n) for n in range(3))
+        assert await bus.ahistory("t") == events
+        assert await bus.apublish_many([]) == []
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "text"),
+    [
+        (("a b", 1), InvalidTopic, "event 1: 'a b' is not a topic"),
+        (("t", object()), InvalidEvent, "event 1: data for topic 't'"),
+        (("t", 1, ""), InvalidEvent, "event 1: event: a name has 1 to 255"),
+        (("t", "x" * 101), EventTooLarge, "event 1: data for topic 't' is 101 bytes"),
+        (("t",), InvalidEvent, r"event 1: expected \(topic, data\) or"),
+        ("ab", InvalidEvent, "event 1: expected"),
+    ],
+)
+def test_one_bad_event_refuses_all(configure, bad, error, text):
+    configure(MAX_EVENT_SIZE=100)
+    with pytest.raises(error, match=text):
+        bus.publish_many([("t", 1), bad, ("t", 2)])
+    assert bus.history("t") == []
+
+
+def test_more_than_a_call_may_hold_is_refused(monkeypatch):
+    monkeypatch.setattr(MODULE, "MAX_BATCH", 3)
+    monkeypatch.setattr(MODULE, "MAX_BATCH_BYTES", 10)
+    with pytest.raises(InvalidEvent, match="4 events are too many for one call: 3 fit"):
+        bus.publish_many([("t", n) for n in range(4)])
+    with pytest.raises(EventTooLarge, match="12 bytes of data are too many for one call: 10 fit"):
+        bus.publish_many([("t", "x" * 6), ("t", "x" * 6)])
+    assert bus.history("t") == []
+    assert len(bus.publish_many([("t", "x" * 20)])) == 1
+
+
+def test_an_idempotency_key_makes_a_repetition_harmless(run):
+    first = bus.publish("t", 1, idempotency_key="order-7")
+    assert bus.publish("t", 1, idempotency_key="order-7") == first
+    assert bus.publish("other", 2, idempotency_key="order-7") == first
+    assert run(bus.apublish("t", 1, idempotency_key="order-7")) == first
+    assert bus.history("t") == [first]
+    assert bus.history("other") == []
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, 7, b"key", "a\nb", "a\0b", "\ud800"])
+def test_a_bad_idempotency_key_is_refused(key):
+    with pytest.raises(InvalidEvent, match="^idempotency_key: "):
+        bus.publish("t", 1, idempotency_key=key)
+
+
+def test_a_backend_that_keeps_no_keys_refuses_them(monkeypatch):
+    monkeypatch.setattr(type(bus.backend), "keeps_keys", False)
+    with pytest.raises(InvalidEvent, match="idempotency_key: MemoryBackend does not keep keys"):
+        bus.publish("t", 1, idempotency_key="key")
+
+
+class TestAsyncCallers:
+    """Where a transaction may be open for async code, apublish must not send early."""
+
+    pytestmark = pytest.mark.django_db(transaction=True)
+
+    @pytest.fixture
+    def hops(self, monkeypatch):
+        count = []
+
+        def counted(function):
+            count.append(function)
+            return sync_to_async(function)
+
+        monkeypatch.setattr(MODULE, "sync_to_async", counted)
+        return count
+
+    def test_no_thread_is_asked_where_no_transaction_is_open(self, run, hops, closing_connections):
+        async def main():
+            async with ThreadSensitiveContext():
+                assert await bus.apublish("t", 1) is not None  # before the context has a thread
+                await sync_to_async(query)()
+                assert await bus.apublish("t", 2) is not None
+
+        run(main())
+        assert hops == []
+
+    def test_a_task_of_code_that_a_transaction_has_called_waits(self):
+        async def main():
+            return await asyncio.create_task(bus.apublish("t", 1))
+
+        async def in_an_empty_context():
+            task = contextvars.Context().run(asyncio.get_running_loop().create_task, main())
+            return await task
+
+        for work in (main, in_an_empty_context):
+            with pytest.raises(ZeroDivisionError), transaction.atomic():
+                assert async_to_sync(work)() is None
+                raise ZeroDivisionError
+        assert bus.history("t") == []
+
+    @pytest.mark.parametrize("context", [ThreadSensitiveContext, contextlib.nullcontext])
+    def test_a_transaction_left_open_in_a_worker_is_seen(self, run, context, closing_connections):
+        async def main():
+            async with context():
+                block = transaction.atomic()
+                await sync_to_async(block.__enter__)()
+                try:
+                    assert await bus.apublish("t", 1) is None
+                    assert await bus.apublish_many([("t", 2), ("t", 3)]) is None
+                    assert await bus.ahistory("t") == []
+                finally:
+                    await sync_to_async(block.__exit__)(None, None, None)
+                    await sync_to_async(connections.close_all)()
+                assert data(await bus.ahistory("t")) == [1, 2, 3]
+
+        run(main())
+
+    def test_sync_code_below_async_code_below_a_transaction(self):
+        async def inner():
+            return await bus.apublish("t", 1)
+
+        async def outer():
+            return await sync_to_async(async_to_sync(inner))()
+
+        with transaction.atomic():
+            assert async_to_sync(outer)() is None
+        assert data(bus.history("t")) == [1]
+
+
+def query():
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    connections.close_all()

@@ -351,7 +351,7 @@ def test_what_cannot_be_published_does_not_break_the_save(publish, configure, ca
     caplog.clear()
     publish(Place, topics=["places"], fields=["name"])
     Place.objects.create(name="x" * 500)
-    assert "created of lab.Place was not published" in caplog.text
+    assert "lab.place.created was not published" in caplog.text
     assert "MAX_EVENT_SIZE" in caplog.text
     assert Document.objects.get() == dotted
 

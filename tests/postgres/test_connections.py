@@ -161,7 +161,7 @@ def test_however_django_keeps_its_connections(postgres_database, django_db_block
         with database.backend(using) as backend:
             backend.publish(item("a", 1))
             with transaction.atomic(using=using):
-                backend.enlist(item("a", 2), using)
+                backend.enlist([item("a", 2)], using)
             connections[using].close()
             kept = backend.read(["a"]).topics["a"].records
             assert [record.to_event().data for record in kept] == [1, 2]
@@ -239,7 +239,7 @@ def test_more_than_one_query_can_carry_arrives_in_order(pg, run):
     def commit(backend):
         with transaction.atomic(using=pg):
             for n in range(1200):
-                backend.enlist(item("b", n), pg)
+                backend.enlist([item("b", n)], pg)
         connections[pg].close()
 
     async def main(backend):

@@ -53,7 +53,7 @@ def test_many_publish_through_it(pooled, tables_uri):
         for thread in threads:
             thread.start()
         with transaction.atomic(using=pooled):
-            backend.enlist(item("b"), pooled)
+            backend.enlist([item("b")], pooled)
         for thread in threads:
             thread.join()
         snapshot = backend.read(["**"])

@@ -106,12 +106,15 @@ def test_the_tables_may_be_in_another_schema(postgres_database, django_db_blocke
             backend.tail()
         with database.backend(plain, {"schema": "my bus"}) as backend:
             backend.publish(item("a", 1))
-            backend.enlist(item("a", 2), plain)
+            backend.enlist([item("a", 2)], plain)
             assert [event.data for event in events(backend, "a")] == [1, 2]
 
 
 def test_positions_are_given_in_transactions_of_their_own(pg):
-    append = "SELECT flosse_bus_append('x', 'a', NULL, '1', false, 10, NULL, true)"
+    append = (
+        "SELECT flosse_bus_append('x', 'a', NULL, '1', false, 10, NULL, NULL, "
+        "'[[null, 10, null, null]]', 60, true)"
+    )
     for before in ("BEGIN ISOLATION LEVEL SERIALIZABLE", "BEGIN; CREATE TEMP TABLE t (a int)"):
         database.sql(pg, before)
         with pytest.raises(DatabaseError, match="positions are given"):

@@ -12,6 +12,7 @@ from django.db import connections, transaction
 from flosse_bus.bus import Bus
 from flosse_bus.cursor import Cursor
 from flosse_bus.test import item
+from flosse_bus.test.base import topics
 from tests.postgres import database
 
 
@@ -59,7 +60,7 @@ def test_nothing_of_what_is_rolled_back_is_published(pg):
 
 def test_another_database_is_not_part_of_it(pg):
     with database.backend(pg) as backend:
-        assert backend.enlist(item("a"), "default") is False
+        assert backend.enlist([item("a")], "default") is False
         assert kept(backend, "a") == []
 
 
@@ -79,7 +80,7 @@ def test_a_large_transaction_is_numbered_in_order_and_trimmed(pg):
         backend.publish(item("t.0", "before"))
         with transaction.atomic(using=pg):
             for n in range(4500):
-                backend.enlist(item(f"t.{n % 3}", n), pg)
+                backend.enlist([item(f"t.{n % 3}", n)], pg)
         last = backend.publish(item("t.0", "after"))
         assert last.position == 4502
         snapshot = backend.read(["t.*"])
@@ -195,5 +196,95 @@ def test_transactions_of_any_isolation_publish(pg, level):
     with database.backend(pg) as backend:
         with transaction.atomic(using=pg):
             connections[pg].cursor().execute(f"SET TRANSACTION ISOLATION LEVEL {level}")
-            backend.enlist(item("a", level), pg)
+            backend.enlist([item("a", level)], pg)
         assert values(kept(backend, "a")) == [level]
+
+
+def test_keys_are_claimed_by_the_transaction_that_commits(pg):
+    with database.backend(pg) as backend:
+        bus = Bus(backend.config, backend)
+        with pytest.raises(Undo), transaction.atomic(using=pg):
+            bus.publish("a", 1, using=pg, idempotency_key="k")
+            raise Undo
+        with transaction.atomic(using=pg):
+            for n in (2, 3):
+                assert bus.publish("a", n, using=pg, idempotency_key="k") is None
+            backend.enlist(
+                [item("b", 4, key="k"), item("b", 5, key="l"), item("b", 6, key="l")], pg
+            )
+        first, second = kept(backend, "**")
+        assert values([first, second]) == [2, 5]
+        assert backend.publish(item("c", 7, key="k")) == first
+        with transaction.atomic(using=pg):
+            bus.publish("a", 8, using=pg, idempotency_key="l")
+        assert backend.publish(item("c", 9, key="l")) == second
+        assert backend.tail() == second.cursor
+
+
+def test_a_key_of_an_open_transaction_holds_up_nothing_but_itself(pg, tables_uri):
+    with database.backend(pg) as backend:
+        first = backend.publish(item("a", 0, key="old"))
+        got = []
+        with psycopg.connect(tables_uri) as connection:
+            connection.execute(
+                "SELECT flosse_bus_enlist(%s, '{a}', '{NULL}', ARRAY['1'::bytea], '{f}', %s, 60)",
+                (backend.config.key_prefix, ["k"]),
+            )
+            connection.execute(
+                "SELECT flosse_bus_enlist(%s, '{a}', '{NULL}', ARRAY['9'::bytea], '{f}', %s, 60)",
+                (backend.config.key_prefix, ["old"]),
+            )
+            waiting = threading.Thread(
+                target=lambda: got.append(backend.publish(item("a", 2, key="k")))
+            )
+            waiting.start()
+            third = backend.publish(item("a", 3))
+            assert third.position == first.position + 1
+            assert backend.publish(item("a", 4, key="other")).position == third.position + 1
+            assert got == []
+            connection.commit()
+        waiting.join(10)
+        assert values(got) == [1]
+        assert values(kept(backend, "a")) == [0, 3, 4, 1]
+
+
+def test_what_transactions_publish_is_kept_as_its_topic_is(pg, tables_uri):
+    patterns = topics(
+        {"few.*": {"size": 2}, "short": {"ttl": 0.2}, "small": {"max_bytes": 10, "ttl": None}}
+    )
+    with database.backend(pg, history_size=4, topics=patterns) as backend:
+        with psycopg.connect(tables_uri) as connection:
+            for n in range(6):
+                for topic in ("few.1", "many", "short", "small"):
+                    connection.execute(
+                        "SELECT flosse_bus_publish(%s, %s, NULL, %s)",
+                        (topic, f'"{n:04}"', backend.config.key_prefix),
+                    )
+        assert values(kept(backend, "few.1")) == ["0004", "0005"]
+        assert values(kept(backend, "many")) == ["0002", "0003", "0004", "0005"]
+        assert values(kept(backend, "small")) == ["0004", "0005"]
+        while kept(backend, "short"):
+            pass
+        for n in range(40):
+            backend.publish(item("other", n))
+        rows = "SELECT topic, count(*) FROM flosse_bus_event WHERE bus = %s GROUP BY 1 ORDER BY 1"
+        assert database.sql(pg, rows, backend.config.key_prefix) == [
+            ("few.1", 2), ("many", 4), ("other", 4), ("small", 2),
+        ]  # fmt: skip
+
+
+def test_a_shorter_ttl_leaves_no_hole(pg):
+    prefix = database.config().key_prefix
+    with database.backend(pg, key_prefix=prefix, history_ttl=3600) as backend:
+        backend.publish(item("a", 1))
+    with database.backend(pg, key_prefix=prefix, history_ttl=0.05) as backend:
+        gone = backend.publish(item("a", 2))
+        while kept(backend, "a"):
+            pass
+        for n in range(40):
+            backend.publish(item(f"b.{n}"))
+    with database.backend(pg, key_prefix=prefix, history_ttl=3600) as backend:
+        last = backend.publish(item("a", 3))
+        history = backend.read(["a"]).topics["a"]
+        assert history.records == (last,)
+        assert gone.position <= history.evicted < last.position

@@ -43,6 +43,7 @@ RULES = [
     "+client|setname", "+eval", "+evalsha", "+subscribe", "+psubscribe", "+unsubscribe",
     "+punsubscribe", "+publish", "+hmget", "+hset", "+zrange", "+zscore", "+zadd", "+zrem", "+xadd",
     "+xrange", "+pexpire", "+exists", "+del", "+unlink", "+time",
+    "+xlen", "+xrevrange", "+xdel", "+get", "+set",
 ]  # fmt: skip
 
 
@@ -59,8 +60,10 @@ def test_an_acl_user_with_what_is_documented(redis_server, redis_url):
         "ACL", "SETUSER", "bus", "reset", "on", ">secret", *rules_for(redis_server)
     )
     try:
-        with bus_at(redis_url.replace("//", "//bus:secret@")) as bus:
+        with bus_at(redis_url.replace("//", "//bus:secret@"), history_bytes=20) as bus:
             round_trip(bus)
+            for n in range(3):
+                bus.publish("b", "x" * 15, using=None, idempotency_key=f"key {n // 2}")
             with bus.subscribe("a.*") as events:
                 event = publish(bus, "a.b", 1)
                 assert next(events) == event

@@ -13,6 +13,7 @@ from flosse_bus.ring import Ring
 class Item:
     position: int
     published_at: float = 0.0
+    size: int = 0
 
 
 def positions(ring, after=0, limit=None):
@@ -95,3 +96,17 @@ def test_it_always_holds_everything_after_evicted(size, steps):
         assert positions(ring) == [p for p in model if p > ring.evicted]
         assert len(ring) <= size
         assert ring.head >= ring.evicted
+
+
+@given(st.integers(1, 8), st.integers(1, 50), st.lists(st.integers(0, 60)))
+def test_a_bound_in_bytes_keeps_the_newest_that_fit(size, max_bytes, sizes):
+    ring = Ring(size=size, ttl=None, max_bytes=max_bytes)
+    for position, one in enumerate(sizes, 1):
+        ring.append(Item(position, size=one))
+        kept = [position]
+        for before in range(position - 1, 0, -1):
+            if len(kept) == size or sum(sizes[p - 1] for p in [*kept, before]) > max_bytes:
+                break
+            kept.insert(0, before)
+        assert positions(ring) == kept
+        assert ring.evicted == kept[0] - 1

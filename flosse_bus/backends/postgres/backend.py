@@ -7,7 +7,7 @@ written there. Here are the connections: none of Django's, but for :meth:`Postgr
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.apps import apps
@@ -25,7 +25,7 @@ from .link import Arguments, Link, LinkLost, NoAnswer, Query, Refused
 from .listener import PostgresListener
 from .params import MIGRATE, UNDEFINED, Origin, describe
 from .pool import Pool
-from .queries import END, Choice, Queries, appended, heading, snapshot
+from .queries import END, Choice, Queries, appended, appended_many, heading, snapshot
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -44,7 +44,9 @@ class PostgresBackend(BusBackend):
     the first of the ``search_path``.
     """
 
+    atomic_batches = True
     crosses_processes = True
+    keeps_keys = True
     survives_restart = True
 
     def __init__(
@@ -74,6 +76,8 @@ class PostgresBackend(BusBackend):
     # Publishing
 
     def publish(self, draft: Draft) -> Record:
+        if draft.key is not None:
+            return self.publish_many([draft])[0]
         queries = self._queries
         arguments = queries.append_arguments(draft)
         while True:
@@ -81,10 +85,19 @@ class PostgresBackend(BusBackend):
             if record is not None:
                 return record
 
-    def enlist(self, draft: Draft, using: str) -> bool:
+    def publish_many(self, drafts: Sequence[Draft]) -> list[Record]:
+        queries = self._queries
+        each, indexes = distinct(drafts)
+        arguments = queries.append_many_arguments(each)
+        while True:
+            records = appended_many(self._run(queries.append_many, arguments), each)
+            if records is not None:
+                return [records[index] for index in indexes]
+
+    def enlist(self, drafts: Sequence[Draft], using: str) -> bool:
         if using != self.using:
             return False
-        arguments = (self.config.key_prefix, draft.topic, draft.event, draft.body, draft.text)
+        arguments = self._queries.enlist_arguments(distinct(drafts)[0])
         try:
             with connections[using].cursor() as cursor:
                 cursor.execute(self._queries.enlist, arguments)
@@ -188,6 +201,19 @@ class PostgresBackend(BusBackend):
                     )
                 ]
         return []
+
+
+def distinct(drafts: Sequence[Draft]) -> tuple[list[Draft], list[int]]:
+    """Return the drafts without those that repeat a key, and for each where among these it is."""
+    places: dict[str, int] = {}
+    each: list[Draft] = []
+    indexes = []
+    for draft in drafts:
+        place = len(each) if draft.key is None else places.setdefault(draft.key, len(each))
+        if place == len(each):
+            each.append(draft)
+        indexes.append(place)
+    return each, indexes
 
 
 def _error(message: str, hint: str) -> CheckMessage:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import md5
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...conf import BusConfig
+from ...conf import BusConfig, History
 from ...cursor import Cursor
 from ...events import Draft, Record
 from ...topics import is_pattern
@@ -25,6 +26,16 @@ BYTES = 1 << 20
 #: A place after every event.
 END = (1 << 63) - 1
 
+#: What is kept of a topic: events, seconds, bytes.
+_BOUNDS = ("bigint", "double precision", "bigint")
+#: The same by topic, seconds to keep keys, and whether a crash may lose what was last.
+_KEEPING = ("jsonb", "double precision", "boolean")
+
+_QUOTED = re.compile(r'["\\]')
+_ARRAY = struct.Struct(">iiIii")
+_LENGTH = struct.Struct(">i")
+#: The type's number.
+_BYTEA = 17
 _INTEGER = struct.Struct(">q")
 _FLOAT = struct.Struct(">d")
 
@@ -35,37 +46,74 @@ class Queries:
     def __init__(self, config: BusConfig, *, schema: str | None, relaxed: bool) -> None:
         at = f'"{schema}".' if schema else ""
         self._bus = config.key_prefix.encode()
-        self._size = _text(config.history_size)
-        self._ttl = None if config.history_ttl is None else repr(config.history_ttl).encode()
+        self._config = config
+        self._history = json.dumps(
+            [
+                [_anchored(entry.pattern), *_bounds(replace(config.history, **entry.given))]
+                for entry in config.topics
+            ]
+            + [[None, *_bounds(config.history)]]
+        ).encode()
+        self._keep = repr(config.key_ttl).encode()
         self._relaxed = _boolean(relaxed)
         self.append = _call(
             f"{at}flosse_bus_append",
-            ("text", "text", "text", "bytea", "boolean", "bigint", "double precision", "boolean"),
+            ("text", "text", "text", "bytea", "boolean", *_BOUNDS, *_KEEPING),
         )
-        self.settle = _call(
-            f"{at}flosse_bus_settle", ("text", "bigint", "double precision", "boolean")
+        self.append_many = _call(
+            f"{at}flosse_bus_append_many",
+            ("text", "text[]", "text[]", "bytea[]", "boolean[]", "text[]", *_KEEPING),
         )
+        self.settle = _call(f"{at}flosse_bus_settle", ("text", *_KEEPING))
         self.listen = _call(
             f"{at}flosse_bus_listen",
             ("text", "bigint", "text[]", "text", "integer", "bigint", "boolean"),
         )
         self.read = _call(
             f"{at}flosse_bus_read",
-            ("text", "text[]", "text", "bigint", "double precision", "boolean"),
+            ("text", "text[]", "text", "jsonb", "boolean"),
         )
         self.flush = _call(f"{at}flosse_bus_flush", ("text",))
         channel = "flosse_bus_" + md5(self._bus, usedforsecurity=False).hexdigest()[:16]
         self.hear = Query(text=f"LISTEN {channel}".encode())
         #: For a cursor of Django's.
-        self.enlist = f"SELECT {at}flosse_bus_enlist(%s, %s, %s, %s, %s)"
+        self.enlist = f"SELECT {at}flosse_bus_enlist(%s, %s::text[], %s::text[], %s::bytea[], "
+        self.enlist += "%s::boolean[], %s::text[], %s::double precision)"
 
     def append_arguments(self, draft: Draft) -> Arguments:
         event = None if draft.event is None else draft.event.encode()
         topic, raw = draft.topic.encode(), _boolean(draft.text)
-        return (self._bus, topic, event, draft.body, raw, self._size, self._ttl, self._relaxed)
+        kept = self._config.history_of(draft.topic)
+        bounds = (_text(kept.size), _optional(kept.ttl), _optional(kept.max_bytes))
+        return (self._bus, topic, event, draft.body, raw, *bounds, *self._keeping)
+
+    def append_many_arguments(self, drafts: Sequence[Draft]) -> Arguments:
+        topics = _array([draft.topic for draft in drafts])
+        events = _array([draft.event for draft in drafts])
+        raws = _array(["t" if draft.text else "f" for draft in drafts])
+        bodies = _binary_array([draft.body for draft in drafts])
+        keys = [draft.key for draft in drafts]
+        claims = _array(keys) if any(keys) else None
+        return (self._bus, topics, events, bodies, raws, claims, *self._keeping)
+
+    def enlist_arguments(self, drafts: Sequence[Draft]) -> tuple[Any, ...]:
+        keys = [draft.key for draft in drafts]
+        return (
+            self._config.key_prefix,
+            [draft.topic for draft in drafts],
+            [draft.event for draft in drafts],
+            [draft.body for draft in drafts],
+            [draft.text for draft in drafts],
+            keys if any(keys) else None,
+            self._config.key_ttl,
+        )
+
+    @property
+    def _keeping(self) -> tuple[bytes, bytes, bytes]:
+        return (self._history, self._keep, self._relaxed)
 
     def settle_arguments(self) -> Arguments:
-        return (self._bus, self._size, self._ttl, self._relaxed)
+        return (self._bus, *self._keeping)
 
     def listen_arguments(self, after: int, choice: Choice | None, *, anyway: bool) -> Arguments:
         topics, regex = (choice.topics, choice.regex) if choice is not None else (None, None)
@@ -73,7 +121,7 @@ class Queries:
 
     def read_arguments(self, choice: Choice, *, anyway: bool) -> Arguments:
         topics, regex = choice.topics, choice.regex
-        return (self._bus, topics, regex, self._size, self._ttl, _boolean(anyway))
+        return (self._bus, topics, regex, self._history, _boolean(anyway))
 
     def flush_arguments(self) -> Arguments:
         return (self._bus,)
@@ -83,7 +131,7 @@ def _call(function: str, types: Sequence[str]) -> Query:
     arguments = ", ".join(f"${n}::{type}" for n, type in enumerate(types, 1))
     return Query(
         text=f"SELECT * FROM {function}({arguments})".encode(),  # noqa: S608  # because it is ours
-        formats=[int(type == "bytea") for type in types],
+        formats=[int(type.startswith("bytea")) for type in types],
     )
 
 
@@ -98,6 +146,14 @@ class Choice:
         patterns = "|".join(_regex(name) for name in names if is_pattern(name))
         self.topics = f"{{{topics}}}".encode()
         self.regex = f"^(?:{patterns})$".encode() if patterns else None
+
+
+def _anchored(pattern: str) -> str:
+    return f"^(?:{_regex(pattern)})$"
+
+
+def _bounds(history: History) -> tuple[int, float | None, int | None]:
+    return history.size, history.ttl, history.max_bytes
 
 
 def _regex(pattern: str) -> str:
@@ -141,6 +197,27 @@ def appended(answer: PGresult, draft: Draft) -> Record | None:
         previous=_int(previous),
         published_at=_FLOAT.unpack(published_at)[0],
     )
+
+
+def appended_many(answer: PGresult, drafts: Sequence[Draft]) -> list[Record] | None:
+    """Return what ``append_many`` has made of drafts, or ``None`` if it must be asked again."""
+    if not answer.ntuples:
+        return None
+    value = answer.get_value
+    found = []
+    for row, draft in enumerate(drafts):
+        if value(row, 0) is not None:  # its key was known
+            found.append(_record(answer, row))
+            continue
+        found.append(
+            draft.placed(
+                epoch=_sure(value(row, 4)).decode(),
+                position=_int(_sure(value(row, 5))),
+                previous=_int(_sure(value(row, 6))),
+                published_at=_FLOAT.unpack(_sure(value(row, 7)))[0],
+            )
+        )
+    return found
 
 
 def records(answer: PGresult) -> list[Record]:
@@ -208,6 +285,29 @@ def _int(value: bytes) -> int:
 
 def _text(number: int) -> bytes:
     return str(number).encode()
+
+
+def _optional(number: float | None) -> bytes | None:
+    return None if number is None else repr(number).encode()
+
+
+def _array(values: Sequence[str | None]) -> bytes:
+    return f"{{{','.join(map(_element, values))}}}".encode()
+
+
+def _binary_array(values: Sequence[bytes]) -> bytes:
+    """Return an array of bytea as PostgreSQL sends it: header, then each value after its length."""
+    parts = [_ARRAY.pack(1, 0, _BYTEA, len(values), 1)]
+    for value in values:
+        parts += (_LENGTH.pack(len(value)), value)
+    return b"".join(parts)
+
+
+def _element(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    escaped = _QUOTED.sub(r"\\\g<0>", value)
+    return f'"{escaped}"'
 
 
 _ROWS, _BYTES = _text(ROWS), _text(BYTES)

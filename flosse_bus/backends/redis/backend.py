@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -17,7 +18,7 @@ from ...exceptions import InvalidBusBackend
 from ..base import BusBackend, Snapshot
 from .connections import Connections, settle, shared
 from .listener import RedisListener
-from .records import Keys, flags, parse_snapshot, split
+from .records import Keys, of_event, of_topic, parse_snapshot, placed, split
 from .scripts import FLUSH, PUBLISH, READ, TAIL
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ class RedisBackend(BusBackend):
     - ``connection_pool``: a :class:`redis.ConnectionPool` or a function that returns one.
     """
 
+    atomic_batches = True
     crosses_processes = True
+    keeps_keys = True
     survives_restart = True
 
     def __init__(
@@ -90,7 +93,6 @@ class RedisBackend(BusBackend):
         self._cache = cache
         self._keys = Keys(config.key_prefix)
         self._names = (self._keys.log, self._keys.heads)
-        self._ttl = int(config.history_ttl * 1000) if config.history_ttl is not None else 0
         self._connections = Connections(
             f"bus {config.alias!r}", make_pool, borrowed=connection_pool is not None
         )
@@ -102,25 +104,27 @@ class RedisBackend(BusBackend):
     # The log
 
     def publish(self, draft: Draft) -> Record:
-        kind, name = flags(draft)
-        epoch, position, previous, at = self._connections.call(
+        return self.publish_many([draft])[0]
+
+    def publish_many(self, drafts: Sequence[Draft]) -> list[Record]:
+        config = self.config
+        topics = {draft.topic for draft in drafts}
+        told = [
+            *(of_topic(topic, config.history_of(topic)) for topic in topics),
+            *map(of_event, drafts),
+        ]
+        epoch, at, *answers = self._connections.call(
             PUBLISH,
             self._names,
-            draft.topic,
             self._keys.streams,
-            self._keys.channel(draft.topic),
-            self.config.history_size,
-            self._ttl,
-            kind,
-            name,
-            draft.body,
+            self._keys.channels,
+            self._keys.keys,
+            int(config.key_ttl * 1000) or 1,
+            len(topics),
+            *chain.from_iterable(told),
         )
-        return draft.placed(
-            epoch=epoch.decode(),
-            position=int(position),
-            previous=int(previous),
-            published_at=float(at),
-        )
+        log, time = epoch.decode(), float(at)
+        return [placed(*one, log, time) for one in zip(drafts, answers, strict=True)]
 
     def tail(self) -> Cursor:
         return self.tail_and_run()[0]
@@ -135,7 +139,7 @@ class RedisBackend(BusBackend):
         reply = self._connections.call(
             READ, self._names, self._keys.streams, len(topics), *topics, *patterns
         )
-        return parse_snapshot(reply, self.config.history_ttl)
+        return parse_snapshot(reply, self.config)
 
     def listen(self) -> RedisListener:
         return RedisListener(self, self._connections, self._keys)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...cursor import Cursor
 from ...events import Draft, Record
 from ...topics import is_pattern
 from ..base import Snapshot, TopicHistory
+
+if TYPE_CHECKING:
+    from ...conf import BusConfig, History
 
 _LUA_MAGIC = frozenset("^$()%.[]*+-?")
 
@@ -20,23 +23,43 @@ class Keys:
         self.log = f"{{{prefix}}}:log"
         self.heads = f"{{{prefix}}}:heads"
         self.streams = f"{{{prefix}}}:s:"
-        self._channels = f"{{{prefix}}}:c:"
-        self._strip = len(self._channels.encode())
+        self.channels = f"{{{prefix}}}:c:"
+        self.keys = f"{{{prefix}}}:k:"
+        self._strip = len(self.channels.encode())
 
     def channel(self, name: str) -> bytes:
         """Return the channel of a topic, or of a pattern the glob that covers its channels.
 
         The glob covers more: its ``*`` crosses segments.
         """
-        return (self._channels + name.replace("**", "*")).encode()
+        return (self.channels + name.replace("**", "*")).encode()
 
     def topic(self, channel: bytes) -> str:
         return channel[self._strip :].decode()
 
 
-def flags(draft: Draft) -> tuple[str, str]:
-    """Return what an entry says of a draft besides its body."""
-    return ("t" if draft.text else "j") + ("-" if draft.event is None else "e"), draft.event or ""
+def of_topic(topic: str, history: History) -> tuple[str | int, ...]:
+    """Return what the publishing script is told of a topic."""
+    ttl = 0 if history.ttl is None else max(1, int(history.ttl * 1000))
+    return topic, history.size, ttl, history.max_bytes or 0
+
+
+def of_event(draft: Draft) -> tuple[str | bytes, ...]:
+    """Return what the publishing script is told of an event."""
+    kind = "t" if draft.text else "j"
+    name = f"{kind}- " if draft.event is None else f"{kind}e {draft.event}"
+    return draft.topic, name, draft.body, draft.key or ""
+
+
+def placed(draft: Draft, answer: bytes, epoch: str, at: float) -> Record:
+    """Return the record of a draft, from what the publishing script says of it."""
+    topic, line, entry = answer.partition(b"\n")
+    if line:  # its key was known
+        return parse_entry(topic.decode(), entry)
+    position, _, previous = answer.partition(b" ")
+    return draft.placed(
+        epoch=epoch, position=int(position), previous=int(previous), published_at=at
+    )
 
 
 def parse_entry(topic: str, entry: bytes) -> Record:
@@ -65,22 +88,24 @@ def parse_ancestors(text: bytes) -> Mapping[str, int]:
     return {epoch.decode(): int(position) for epoch, position in lines}
 
 
-def parse_snapshot(reply: Any, ttl: float | None) -> Snapshot:
+def parse_snapshot(reply: Any, config: BusConfig) -> Snapshot:
     """Read the answer of the reading script."""
     epoch, position, forgotten, ancestors, now, topics = reply
-    oldest = None if ttl is None else float(now) - ttl
     return Snapshot(
         tail=Cursor(epoch.decode(), int(position)),
         topics={
-            topic.decode(): _history(topic.decode(), int(head), entries, oldest)
-            for topic, head, entries in topics
+            topic: _history(topic, int(head), entries, float(now), config.history_of(topic))
+            for topic, head, entries in ((name.decode(), *rest) for name, *rest in topics)
         },
         forgotten=int(forgotten),
         ancestors=parse_ancestors(ancestors),
     )
 
 
-def _history(topic: str, head: int, entries: Sequence[bytes], oldest: float | None) -> TopicHistory:
+def _history(
+    topic: str, head: int, entries: Sequence[bytes], now: float, history: History
+) -> TopicHistory:
+    oldest = None if history.ttl is None else now - history.ttl
     records: list[Record] = []
     # Without a stream all is lost. Its first entry tells what was lost before it.
     evicted = head

@@ -9,7 +9,7 @@ from flosse_bus.bus import buses
 from flosse_bus.exceptions import InvalidBusBackend
 
 #: Whatever belongs to the log, so that all of it is kept or none. Never flosse_bus_run.
-TABLES = ("flosse_bus_log", "flosse_bus_topic", "flosse_bus_event")
+TABLES = ("flosse_bus_log", "flosse_bus_topic", "flosse_bus_event", "flosse_bus_key")
 
 
 def apply(using: str) -> None:

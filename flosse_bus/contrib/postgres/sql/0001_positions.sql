@@ -26,13 +26,13 @@ BEGIN
     ELSE
         DELETE FROM flosse_bus_event e WHERE e.bus = _bus AND e.position IS NOT NULL;
         DELETE FROM flosse_bus_topic t WHERE t.bus = _bus;
+        DELETE FROM flosse_bus_key k WHERE k.bus = _bus AND k.position IS NOT NULL;
         log.bus := _bus;
         log.ancestors := '{}';
         log.position := 0;
         log.published_at := '-infinity';
         log.forgotten := 0;
-        log.swept := 0;
-        log.oldest := '-infinity';
+        log.expires := '-infinity';
     END IF;
     log.epoch := left(replace(gen_random_uuid()::text, '-', ''), 12);
     log.horizon := '0';
@@ -78,9 +78,30 @@ BEGIN
 END
 $$
 --
+-- What is kept of a topic: events, seconds, bytes. "_history" is a list of [regular expression or
+-- null, events, seconds, bytes]; the first that covers the topic counts.
+CREATE FUNCTION flosse_bus_bounds(
+    _history jsonb, _topic text, OUT size bigint, OUT ttl double precision, OUT bytes bigint
+) LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    one jsonb;
+BEGIN
+    FOR one IN SELECT h.value FROM jsonb_array_elements(_history) h LOOP
+        IF one ->> 0 IS NULL OR _topic ~ (one ->> 0) THEN
+            size := (one ->> 1)::bigint;
+            ttl := (one ->> 2)::double precision;
+            bytes := (one ->> 3)::bigint;
+            RETURN;
+        END IF;
+    END LOOP;
+END
+$$
+--
 -- Give positions to the oldest of what is in the outbox: at most 2000 events, so that whoever waits
 -- for the lock does not wait long.
-CREATE FUNCTION flosse_bus_number(INOUT log flosse_bus_log, _size bigint) LANGUAGE plpgsql AS $$
+CREATE FUNCTION flosse_bus_number(
+    INOUT log flosse_bus_log, _history jsonb, _keep double precision
+) LANGUAGE plpgsql AS $$
 DECLARE
     before bigint := log.position;
     seen xid8;
@@ -101,15 +122,18 @@ BEGIN
     WITH places AS MATERIALIZED (
         SELECT
             w.id, w.topic, w.place, coalesce(last.number, 0) + w.nth AS number,
-            coalesce(before + w.earlier, last.position, 0) AS previous
+            coalesce(before + w.earlier, last.position, 0) AS previous,
+            coalesce(last.ending, 0) + w.ending - w.length AS start,
+            log.published_at + make_interval(secs => max(bound.ttl) OVER topic) AS expires_at
         FROM (
             SELECT
-                o.id, o.topic, o.place, row_number() OVER topic AS nth,
-                lag(o.place) OVER topic AS earlier
+                o.id, o.topic, o.place, o.length, row_number() OVER topic AS nth,
+                lag(o.place) OVER topic AS earlier, sum(o.length) OVER topic AS ending
             FROM (
-                SELECT n.id, n.topic, row_number() OVER (ORDER BY n.id) AS place
+                SELECT n.id, n.topic, n.length, row_number() OVER (ORDER BY n.id) AS place
                 FROM (
-                    SELECT e.id, e.topic FROM flosse_bus_event e
+                    SELECT e.id, e.topic, octet_length(e.body)::bigint AS length
+                    FROM flosse_bus_event e
                     WHERE e.bus = log.bus AND e.position IS NULL AND e.xact >= log.horizon
                     ORDER BY e.id LIMIT 2000
                 ) n
@@ -117,10 +141,15 @@ BEGIN
             WINDOW topic AS (PARTITION BY o.topic ORDER BY o.place)
         ) w
         LEFT JOIN LATERAL (
-            SELECT e.number, e.position FROM flosse_bus_event e
+            SELECT e.number, e.position, e.start + octet_length(e.body) AS ending
+            FROM flosse_bus_event e
             WHERE e.bus = log.bus AND e.topic = w.topic AND e.number IS NOT NULL
             ORDER BY e.number DESC LIMIT 1
         ) last ON true
+        LEFT JOIN LATERAL (
+            SELECT b.ttl FROM flosse_bus_bounds(_history, w.topic) b WHERE w.nth = 1 LIMIT 1
+        ) bound ON true
+        WINDOW topic AS (PARTITION BY w.topic)
     ), fresh AS (
         INSERT INTO flosse_bus_topic
         SELECT log.bus, p.topic, log.forgotten FROM places p WHERE p.number = 1
@@ -128,51 +157,109 @@ BEGIN
     )
     UPDATE flosse_bus_event e
     SET position = before + p.place, number = p.number, previous = p.previous, epoch = log.epoch,
-        published_at = log.published_at
+        published_at = log.published_at, start = p.start,
+        expires_at = coalesce(p.expires_at, 'infinity')
     FROM places p WHERE e.id = p.id;
     GET DIAGNOSTICS numbered = ROW_COUNT;
     log.position := before + numbered;
     IF numbered < 2000 THEN
         log.horizon := seen;
     END IF;
+    UPDATE flosse_bus_key k
+    SET position = e.position, previous = e.previous, epoch = e.epoch,
+        published_at = e.published_at, until = e.published_at + make_interval(secs => _keep)
+    FROM flosse_bus_event e
+    WHERE e.bus = log.bus AND e.position > before AND e.key IS NOT NULL
+        AND k.bus = e.bus AND k.key = e.key;
+    log := flosse_bus_trim_after(log, before, _history);
+END
+$$
+--
+-- Delete what is too much since a position; return the log with the time when something expires.
+CREATE FUNCTION flosse_bus_trim_after(
+    INOUT log flosse_bus_log, _before bigint, _history jsonb
+) LANGUAGE plpgsql AS $$
+DECLARE
+    one record;
+BEGIN
+    log.expires := least(log.expires, (
+        SELECT min(e.expires_at) FROM flosse_bus_event e
+        WHERE e.bus = log.bus AND e.position > _before
+    ));
+    FOR one IN
+        SELECT t.topic, t.first - bound.size AS lowest, t.last - bound.size AS highest, bound.bytes
+        FROM (
+            SELECT n.topic, min(n.number) AS first, max(n.number) AS last FROM flosse_bus_event n
+            WHERE n.bus = log.bus AND n.position > _before GROUP BY n.topic
+        ) t
+        CROSS JOIN LATERAL flosse_bus_bounds(_history, t.topic) bound
+    LOOP
+        IF one.highest > 0 THEN
+            DELETE FROM flosse_bus_event e
+            WHERE e.bus = log.bus AND e.topic = one.topic
+                AND e.number BETWEEN one.lowest AND one.highest;
+        END IF;
+        IF one.bytes IS NOT NULL THEN
+            PERFORM flosse_bus_shrink(log.bus, one.topic, one.bytes);
+        END IF;
+    END LOOP;
+END
+$$
+--
+-- Delete the oldest events of a topic until its data fit, or only its newest event is left.
+CREATE FUNCTION flosse_bus_shrink(_bus text, _topic text, _bytes bigint)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    last record;
+    one record;
+    cut bigint;
+BEGIN
+    SELECT e.number, e.start + octet_length(e.body) AS ending INTO last FROM flosse_bus_event e
+    WHERE e.bus = _bus AND e.topic = _topic AND e.number IS NOT NULL
+    ORDER BY e.number DESC LIMIT 1;
+    FOR one IN
+        SELECT e.number, e.start FROM flosse_bus_event e
+        WHERE e.bus = _bus AND e.topic = _topic AND e.number < last.number
+        ORDER BY e.number
+    LOOP
+        EXIT WHEN one.start >= last.ending - _bytes;
+        cut := one.number;
+    END LOOP;
     DELETE FROM flosse_bus_event e
-    USING (
-        SELECT n.topic, min(n.number) - _size AS lowest, max(n.number) - _size AS highest
-        FROM flosse_bus_event n WHERE n.bus = log.bus AND n.position > before GROUP BY n.topic
-    ) t
-    WHERE e.bus = log.bus AND e.topic = t.topic AND e.number BETWEEN t.lowest AND t.highest;
+    WHERE e.bus = _bus AND e.topic = _topic AND e.number <= cut;
 END
 $$
 --
 -- Delete some of what has expired, forget topics of which nothing is left, and write the log's row:
 -- every 16 events, so that it is done less often than there are events but keeps up with them.
-CREATE FUNCTION flosse_bus_tidy(log flosse_bus_log, _before bigint, _ttl double precision)
+CREATE FUNCTION flosse_bus_tidy(log flosse_bus_log, _before bigint)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    cutoff timestamptz := clock_timestamp() - make_interval(secs => _ttl);
+    now timestamptz := clock_timestamp();
     topics text[];
     heads bigint[];
     removed bigint;
-    first record;
 BEGIN
     IF log.position / 16 = _before / 16 THEN
         RETURN;
     END IF;
-    IF log.oldest <= cutoff THEN
-        WITH gone AS (
-            DELETE FROM flosse_bus_event e
-            USING (
-                SELECT o.id FROM flosse_bus_event o
-                WHERE o.bus = log.bus AND o.position > log.swept
-                ORDER BY o.position LIMIT greatest(64, 4 * (log.position - _before))
-            ) old
-            WHERE e.id = old.id AND e.published_at <= cutoff
+    IF log.expires <= now THEN
+        -- With all that is older in the same topic: HISTORY_TTL may have been longer before, and
+        -- what is kept is without a hole.
+        WITH old AS MATERIALIZED (
+            SELECT o.topic, max(o.number) AS number FROM (
+                SELECT x.topic, x.number FROM flosse_bus_event x
+                WHERE x.bus = log.bus AND x.expires_at <= now AND x.expires_at < 'infinity'
+                ORDER BY x.expires_at LIMIT greatest(64, 4 * (log.position - _before))
+            ) o GROUP BY o.topic
+        ), gone AS (
+            DELETE FROM flosse_bus_event e USING old
+            WHERE e.bus = log.bus AND e.topic = old.topic AND e.number <= old.number
             RETURNING e.topic, e.position
         ), last AS (
             SELECT g.topic, max(g.position) AS head FROM gone g GROUP BY g.topic
         )
-        SELECT array_agg(l.topic), array_agg(l.head), greatest(log.swept, max(l.head))
-        INTO topics, heads, log.swept FROM last l;
+        SELECT array_agg(l.topic), array_agg(l.head) INTO topics, heads FROM last l;
         WITH dead AS (
             DELETE FROM flosse_bus_topic t USING unnest(topics, heads) g(topic, head)
             WHERE t.bus = log.bus AND t.topic = g.topic AND NOT EXISTS (
@@ -183,14 +270,22 @@ BEGIN
         )
         SELECT max(d.head) INTO removed FROM dead d;
         log.forgotten := greatest(log.forgotten, removed);
-        SELECT e.position, e.published_at INTO first FROM flosse_bus_event e
-        WHERE e.bus = log.bus AND e.position > log.swept ORDER BY e.position LIMIT 1;
-        log.swept := coalesce(first.position - 1, log.position);
-        log.oldest := coalesce(first.published_at, log.published_at);
+        log.expires := coalesce((
+            SELECT e.expires_at FROM flosse_bus_event e
+            WHERE e.bus = log.bus AND e.expires_at < 'infinity' ORDER BY e.expires_at LIMIT 1
+        ), 'infinity');
     END IF;
+    DELETE FROM flosse_bus_key k
+    USING (
+        SELECT o.key FROM flosse_bus_key o
+        WHERE o.bus = log.bus AND o.until <= now AND o.position IS NOT NULL
+        ORDER BY o.until LIMIT greatest(64, 4 * (log.position - _before))
+        FOR UPDATE SKIP LOCKED
+    ) old
+    WHERE k.bus = log.bus AND k.key = old.key;
     UPDATE flosse_bus_log l
     SET position = log.position, published_at = log.published_at, forgotten = log.forgotten,
-        swept = log.swept, oldest = log.oldest, horizon = log.horizon
+        expires = log.expires, horizon = log.horizon
     WHERE l.bus = log.bus;
 END
 $$
@@ -199,8 +294,8 @@ $$
 -- a position nothing was appended, for more in the outbox must come before: call again.
 CREATE FUNCTION flosse_bus_append(
     _bus text, _topic text, _event text, _body bytea, _raw boolean, _size bigint,
-    _ttl double precision, _relaxed boolean, OUT epoch text, OUT "position" bigint,
-    OUT previous bigint, OUT published_at double precision
+    _ttl double precision, _bytes bigint, _history jsonb, _keep double precision, _relaxed boolean,
+    OUT epoch text, OUT "position" bigint, OUT previous bigint, OUT published_at double precision
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -208,18 +303,20 @@ DECLARE
     before bigint;
     last record;
     nth bigint;
+    expiry timestamptz;
 BEGIN
     IF _relaxed THEN
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
     log := flosse_bus_open(_bus);
     before := log.position;
-    log := flosse_bus_number(log, _size);
+    log := flosse_bus_number(log, _history, _keep);
     IF log.position = before + 2000 THEN
-        PERFORM flosse_bus_tidy(log, before, _ttl);
+        PERFORM flosse_bus_tidy(log, before);
         RETURN;
     END IF;
-    SELECT e.number, e.position INTO last FROM flosse_bus_event e
+    SELECT e.number, e.position, e.start + octet_length(e.body) AS ending
+    INTO last FROM flosse_bus_event e
     WHERE e.bus = _bus AND e.topic = _topic AND e.number IS NOT NULL
     ORDER BY e.number DESC LIMIT 1;
     nth := coalesce(last.number, 0) + 1;
@@ -229,21 +326,158 @@ BEGIN
     END IF;
     log.position := log.position + 1;
     log.published_at := greatest(log.published_at, clock_timestamp());
-    INSERT INTO flosse_bus_event
-        (position, number, previous, published_at, raw, bus, topic, epoch, event, body)
-    VALUES (
-        log.position, nth, coalesce(last.position, 0), log.published_at, _raw, _bus, _topic,
-        log.epoch, _event, _body
+    expiry := coalesce(log.published_at + make_interval(secs => _ttl), 'infinity');
+    log.expires := least(log.expires, expiry);
+    INSERT INTO flosse_bus_event (
+        position, number, previous, start, published_at, expires_at, raw, bus, topic, epoch, event,
+        body
+    ) VALUES (
+        log.position, nth, coalesce(last.position, 0), coalesce(last.ending, 0), log.published_at,
+        expiry, _raw, _bus, _topic, log.epoch, _event, _body
     );
     IF nth > _size THEN
         PERFORM flosse_bus_trim(_bus, _topic, nth - _size);
     END IF;
-    PERFORM flosse_bus_tidy(log, before, _ttl);
+    IF _bytes IS NOT NULL THEN
+        PERFORM flosse_bus_shrink(_bus, _topic, _bytes);
+    END IF;
+    PERFORM flosse_bus_tidy(log, before);
     PERFORM pg_notify(flosse_bus_channel(_bus), _topic);
     epoch := log.epoch;
     "position" := log.position;
     previous := coalesce(last.position, 0);
     published_at := extract(epoch FROM log.published_at);
+END
+$$
+--
+-- Wait for transactions that publish with the same keys to end, and keep others from beginning.
+-- Before the lock of flosse_bus_open: no transaction of a project's may be waited for under that.
+CREATE FUNCTION flosse_bus_claim(_bus text, _keys text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(1179407188, h.hash)
+    FROM (
+        SELECT DISTINCT hashtext(_bus || ' ' || k) AS hash FROM unnest(_keys) k
+        WHERE k IS NOT NULL ORDER BY hash
+    ) h;
+END
+$$
+--
+-- Append some events, next to each other; return for each, in the same order, where it is. Without
+-- a row nothing was appended: call again. With an event's data: its key is that of this event,
+-- which was published before, and it was not appended. A key occurs once here at most.
+CREATE FUNCTION flosse_bus_append_many(
+    _bus text, _topics text[], _events text[], _bodies bytea[], _raws boolean[], _keys text[],
+    _history jsonb, _keep double precision, _relaxed boolean
+) RETURNS TABLE (
+    topic text, event text, body bytea, raw boolean, epoch text, "position" bigint, previous bigint,
+    published_at double precision
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    log flosse_bus_log;
+    before bigint;
+    appended bigint;
+BEGIN
+    IF _relaxed THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+    IF _keys IS NOT NULL THEN
+        PERFORM set_config('lock_timeout', '4s', true);
+        PERFORM flosse_bus_claim(_bus, _keys);
+    END IF;
+    log := flosse_bus_open(_bus);
+    before := log.position;
+    log := flosse_bus_number(log, _history, _keep);
+    IF log.position = before + 2000 THEN
+        PERFORM flosse_bus_tidy(log, before);
+        RETURN;
+    END IF;
+    log.published_at := greatest(log.published_at, clock_timestamp());
+    RETURN QUERY
+    WITH given AS MATERIALIZED (
+        SELECT n.*, known.position AS known
+        FROM unnest(_topics, _events, _bodies, _raws, coalesce(_keys, ARRAY[]::text[]))
+            WITH ORDINALITY n(topic, event, body, raw, key, nth)
+        LEFT JOIN LATERAL (
+            SELECT k.position FROM flosse_bus_key k
+            WHERE k.bus = _bus AND k.key = n.key AND k.until > log.published_at LIMIT 1
+        ) known ON true
+    ), places AS MATERIALIZED (
+        SELECT
+            w.*, coalesce(max(last.number) OVER topic, 0) + w.step AS number,
+            coalesce(w.earlier, last.position, 0) AS previous,
+            coalesce(max(last.ending) OVER topic, 0) + w.ending - octet_length(w.body) AS start,
+            coalesce(
+                log.published_at + make_interval(secs => max(bound.ttl) OVER topic), 'infinity'
+            ) AS expires_at
+        FROM (
+            SELECT
+                o.*, row_number() OVER topic AS step, lag(o.place) OVER topic AS earlier,
+                sum(octet_length(o.body)) OVER topic AS ending
+            FROM (
+                SELECT g.*, log.position + row_number() OVER (ORDER BY g.nth) AS place
+                FROM given g WHERE g.known IS NULL
+            ) o
+            WINDOW topic AS (PARTITION BY o.topic ORDER BY o.place)
+        ) w
+        LEFT JOIN LATERAL (
+            SELECT e.number, e.position, e.start + octet_length(e.body) AS ending
+            FROM flosse_bus_event e
+            WHERE w.step = 1 AND e.bus = _bus AND e.topic = w.topic AND e.number IS NOT NULL
+            ORDER BY e.number DESC LIMIT 1
+        ) last ON true
+        LEFT JOIN LATERAL (
+            SELECT b.ttl FROM flosse_bus_bounds(_history, w.topic) b WHERE w.step = 1 LIMIT 1
+        ) bound ON true
+        WINDOW topic AS (PARTITION BY w.topic)
+    ), fresh AS (
+        INSERT INTO flosse_bus_topic
+        SELECT _bus, p.topic, log.forgotten FROM places p WHERE p.number = 1
+        ON CONFLICT (bus, topic) DO UPDATE SET floor = excluded.floor
+    ), stored AS (
+        INSERT INTO flosse_bus_event (
+            position, number, previous, start, published_at, expires_at, raw, bus, topic, epoch,
+            event, body
+        )
+        SELECT
+            p.place, p.number, p.previous, p.start, log.published_at, p.expires_at, p.raw, _bus,
+            p.topic, log.epoch, p.event, p.body
+        FROM places p ORDER BY p.place
+    ), remembered AS (
+        INSERT INTO flosse_bus_key AS k
+        SELECT
+            _bus, p.key, log.published_at + make_interval(secs => _keep), p.place, p.previous,
+            log.published_at, p.raw, p.topic, log.epoch, p.event, p.body
+        FROM places p WHERE p.key IS NOT NULL
+        ON CONFLICT (bus, key) DO UPDATE SET
+            until = excluded.until, position = excluded.position, previous = excluded.previous,
+            published_at = excluded.published_at, raw = excluded.raw, topic = excluded.topic,
+            epoch = excluded.epoch, event = excluded.event, body = excluded.body
+    )
+    SELECT one.topic, one.event, one.body, one.raw, one.epoch, one.position, one.previous,
+        extract(epoch FROM one.published_at)::double precision
+    FROM (
+        SELECT p.nth, NULL::text AS topic, NULL::text AS event, NULL::bytea AS body,
+            NULL::boolean AS raw, log.epoch, p.place AS "position", p.previous, log.published_at
+        FROM places p
+        UNION ALL
+        SELECT g.nth, k.topic, k.event, k.body, k.raw, k.epoch, k.position, k.previous,
+            k.published_at
+        FROM given g JOIN flosse_bus_key k ON k.bus = _bus AND k.key = g.key
+        WHERE g.known IS NOT NULL
+    ) one
+    ORDER BY one.nth;
+    SELECT count(*) INTO appended FROM flosse_bus_event e
+    WHERE e.bus = _bus AND e.position > log.position;
+    IF appended = 0 THEN
+        PERFORM flosse_bus_tidy(log, before);
+        RETURN;
+    END IF;
+    log := flosse_bus_trim_after(log, log.position, _history);
+    log.position := log.position + appended;
+    PERFORM flosse_bus_tidy(log, before);
+    PERFORM pg_notify(flosse_bus_channel(_bus), t.topic)
+    FROM (SELECT DISTINCT n.topic FROM unnest(_topics) n(topic)) t;
 END
 $$
 --
@@ -274,7 +508,7 @@ $$
 -- Begin the log if need be, and give positions to what is in the outbox. True: there is more.
 -- Readers call it by itself: a slow one must not keep the lock while it takes its rows.
 CREATE FUNCTION flosse_bus_settle(
-    _bus text, _size bigint, _ttl double precision, _relaxed boolean
+    _bus text, _history jsonb, _keep double precision, _relaxed boolean
 ) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     log flosse_bus_log;
@@ -288,8 +522,8 @@ BEGIN
     END IF;
     log := flosse_bus_open(_bus);
     before := log.position;
-    log := flosse_bus_number(log, _size);
-    PERFORM flosse_bus_tidy(log, before, _ttl);
+    log := flosse_bus_number(log, _history, _keep);
+    PERFORM flosse_bus_tidy(log, before);
     RETURN log.position = before + 2000;
 END
 $$
@@ -300,6 +534,7 @@ BEGIN
     PERFORM flosse_bus_open(_bus);
     DELETE FROM flosse_bus_event e WHERE e.bus = _bus;
     DELETE FROM flosse_bus_topic t WHERE t.bus = _bus;
+    DELETE FROM flosse_bus_key k WHERE k.bus = _bus;
     DELETE FROM flosse_bus_log l WHERE l.bus = _bus;
     PERFORM pg_notify(flosse_bus_channel(_bus), '');
 END

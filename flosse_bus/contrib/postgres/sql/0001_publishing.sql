@@ -4,14 +4,49 @@ CREATE FUNCTION flosse_bus_channel(_bus text) RETURNS text LANGUAGE sql IMMUTABL
     SELECT 'flosse_bus_' || left(md5(_bus), 16)
 $$
 --
--- Put an event into the outbox: it is published if and when this transaction commits.
+-- Put events into the outbox: they are published if and when this transaction commits. Those whose
+-- key has been published with, or is by another transaction that commits first, are left out. A key
+-- occurs once here at most; it is kept for "_keep" seconds.
 CREATE FUNCTION flosse_bus_enlist(
-    _bus text, _topic text, _event text, _body bytea, _raw boolean
+    _bus text, _topics text[], _events text[], _bodies bytea[], _raws boolean[],
+    _keys text[] DEFAULT NULL, _keep double precision DEFAULT NULL
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO flosse_bus_event (bus, topic, event, body, raw, xact)
-    VALUES (_bus, _topic, _event, _body, _raw, pg_current_xact_id());
-    PERFORM pg_notify(flosse_bus_channel(_bus), _topic);
+    IF _keys IS NULL THEN
+        INSERT INTO flosse_bus_event (bus, topic, event, body, raw, xact)
+        SELECT _bus, n.topic, n.event, n.body, n.raw, pg_current_xact_id()
+        FROM unnest(_topics, _events, _bodies, _raws)
+            WITH ORDINALITY n(topic, event, body, raw, nth)
+        ORDER BY n.nth;
+    ELSE
+        PERFORM flosse_bus_claim(_bus, _keys);
+        WITH given AS MATERIALIZED (
+            SELECT n.* FROM unnest(_topics, _events, _bodies, _raws, _keys)
+                WITH ORDINALITY n(topic, event, body, raw, key, nth)
+        ), claimed AS (
+            INSERT INTO flosse_bus_key AS k (bus, key, until, raw, topic, event, body)
+            SELECT _bus, g.key, clock_timestamp() + make_interval(secs => _keep), g.raw, g.topic,
+                g.event, g.body
+            FROM given g
+            WHERE g.key IS NOT NULL AND NOT EXISTS (
+                -- Looked for first: a conflict would lock its row, which giving positions may want.
+                SELECT FROM flosse_bus_key k WHERE k.bus = _bus AND k.key = g.key
+                    AND (k.position IS NULL OR k.until > clock_timestamp())
+            )
+            ON CONFLICT (bus, key) DO UPDATE SET
+                until = excluded.until, position = NULL, previous = NULL, published_at = NULL,
+                raw = excluded.raw, topic = excluded.topic, epoch = NULL, event = excluded.event,
+                body = excluded.body
+            WHERE k.position IS NOT NULL AND k.until <= clock_timestamp()
+            RETURNING k.key
+        )
+        INSERT INTO flosse_bus_event (bus, topic, event, body, raw, key, xact)
+        SELECT _bus, g.topic, g.event, g.body, g.raw, g.key, pg_current_xact_id() FROM given g
+        WHERE g.key IS NULL OR g.key IN (SELECT c.key FROM claimed c)
+        ORDER BY g.nth;
+    END IF;
+    PERFORM pg_notify(flosse_bus_channel(_bus), t.topic)
+    FROM (SELECT DISTINCT n.topic FROM unnest(_topics) n(topic)) t;
 END
 $$
 --
@@ -38,7 +73,9 @@ BEGIN
         RAISE EXCEPTION 'flosse_bus_publish: % is not the KEY_PREFIX of a bus', quote_nullable(bus)
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    PERFORM flosse_bus_enlist(bus, topic, event, convert_to(content, 'UTF8'), is_raw);
+    PERFORM flosse_bus_enlist(
+        bus, ARRAY[topic], ARRAY[event], ARRAY[convert_to(content, 'UTF8')], ARRAY[is_raw]
+    );
 END
 $$
 --
@@ -63,14 +100,19 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY ARRAY[
-        'append', 'settle', 'enlist', 'publish', 'listen', 'read', 'flush', 'truncated'
+        'append', 'append_many', 'settle', 'enlist', 'publish', 'listen', 'read', 'flush',
+        'truncated'
     ] LOOP
         EXECUTE format(
             'ALTER FUNCTION %I.%I SET search_path = %I, pg_temp',
             current_schema(), 'flosse_bus_' || name, current_schema()
         );
     END LOOP;
-    FOREACH name IN ARRAY ARRAY['append', 'settle', 'listen', 'read'] LOOP
+    -- What comes in one call is sorted in memory.
+    EXECUTE format(
+        'ALTER FUNCTION %I.flosse_bus_append_many SET work_mem = %L', current_schema(), '64MB'
+    );
+    FOREACH name IN ARRAY ARRAY['append', 'append_many', 'settle', 'listen', 'read'] LOOP
         EXECUTE format(
             'ALTER FUNCTION %I.%I SET enable_seqscan = off',
             current_schema(), 'flosse_bus_' || name

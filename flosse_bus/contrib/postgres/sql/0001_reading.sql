@@ -67,7 +67,7 @@ $$
 -- last event in "previous" if all have expired; then a row without a topic as flosse_bus_listen has
 -- it, with "forgotten" in "previous" and "ancestors" in "body". "floor": see flosse_bus_topic.
 CREATE FUNCTION flosse_bus_read(
-    _bus text, _topics text[], _regex text, _size bigint, _ttl double precision, _anyway boolean
+    _bus text, _topics text[], _regex text, _history jsonb, _anyway boolean
 ) RETURNS TABLE (
     topic text, event text, body bytea, raw boolean, epoch text, "position" bigint, previous bigint,
     published_at double precision, floor bigint
@@ -75,7 +75,7 @@ CREATE FUNCTION flosse_bus_read(
 #variable_conflict use_column
 DECLARE
     state record;
-    cutoff timestamptz := coalesce(clock_timestamp() - make_interval(secs => _ttl), '-infinity');
+    now timestamptz := clock_timestamp();
 BEGIN
     state := flosse_bus_state(_bus);
     IF _anyway OR NOT state.unsettled THEN
@@ -91,15 +91,22 @@ BEGIN
             SELECT one.topic, one.floor FROM flosse_bus_topic one
             WHERE one.bus = _bus AND one.topic ~ _regex
         ) t
+        CROSS JOIN LATERAL flosse_bus_bounds(_history, t.topic) bound
         CROSS JOIN LATERAL (
-            SELECT e.number, e.position FROM flosse_bus_event e
+            SELECT e.number, e.position, e.start + octet_length(e.body) AS ending
+            FROM flosse_bus_event e
             WHERE e.bus = _bus AND e.topic = t.topic AND e.number IS NOT NULL
             ORDER BY e.number DESC LIMIT 1
         ) last
         LEFT JOIN LATERAL (
             SELECT k.* FROM flosse_bus_event k
-            WHERE k.bus = _bus AND k.topic = t.topic AND k.number > last.number - _size
-                AND k.published_at > cutoff
+            WHERE k.bus = _bus AND k.topic = t.topic AND k.number > last.number - bound.size
+                AND k.published_at
+                    > coalesce(now - make_interval(secs => bound.ttl), '-infinity')
+                AND (
+                    bound.bytes IS NULL OR k.start >= last.ending - bound.bytes
+                    OR k.number = last.number
+                )
         ) e ON true
         ORDER BY t.topic, e.number;
     END IF;

@@ -12,9 +12,8 @@ CREATE UNLOGGED TABLE flosse_bus_log (
     published_at timestamptz NOT NULL,
     -- The highest position of any topic that is not in flosse_bus_topic any more.
     forgotten bigint NOT NULL,
-    -- Everything up to here has been deleted, and what is left is no older than this.
-    swept bigint NOT NULL,
-    oldest timestamptz NOT NULL,
+    -- Nothing that is kept expires before this.
+    expires timestamptz NOT NULL,
     -- Whatever older transactions have put into the outbox has its position.
     horizon xid8 NOT NULL
 ) WITH (fillfactor = 20, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0)
@@ -42,7 +41,10 @@ CREATE UNLOGGED TABLE flosse_bus_event (
     number bigint,
     -- The position of the topic's event before this one, or 0.
     previous bigint,
+    -- Bytes of data that the topic's events before this one had.
+    start bigint,
     published_at timestamptz,
+    expires_at timestamptz,
     -- In the outbox: the transaction that put it there.
     xact xid8,
     raw boolean NOT NULL,
@@ -50,7 +52,8 @@ CREATE UNLOGGED TABLE flosse_bus_event (
     topic text COLLATE "C" NOT NULL,
     epoch text,
     event text,
-    body bytea NOT NULL
+    body bytea NOT NULL,
+    key text
 ) WITH (
     autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_analyze_threshold = 2000, autovacuum_analyze_scale_factor = 0.1
@@ -62,4 +65,26 @@ CREATE UNIQUE INDEX flosse_bus_event_position ON flosse_bus_event (bus, position
 CREATE UNIQUE INDEX flosse_bus_event_number ON flosse_bus_event (bus, topic, number)
     WHERE number IS NOT NULL
 --
+CREATE INDEX flosse_bus_event_expires ON flosse_bus_event (bus, expires_at)
+    WHERE expires_at < 'infinity'
+--
 CREATE INDEX flosse_bus_event_outbox ON flosse_bus_event (bus, xact, id) WHERE position IS NULL
+--
+-- What was published with an idempotency key, whether or not the event itself is still kept.
+-- Without a position: it is in the outbox.
+CREATE UNLOGGED TABLE flosse_bus_key (
+    bus text COLLATE "C" NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    until timestamptz NOT NULL,
+    position bigint,
+    previous bigint,
+    published_at timestamptz,
+    raw boolean NOT NULL,
+    topic text COLLATE "C" NOT NULL,
+    epoch text,
+    event text,
+    body bytea NOT NULL,
+    PRIMARY KEY (bus, key)
+)
+--
+CREATE INDEX flosse_bus_key_until ON flosse_bus_key (bus, until)
