@@ -54,6 +54,8 @@ class Proxy(Process, ABC):
     file: str
     #: What to replace for a shorter patience with a server that is silent.
     patience: dict[str, str]
+    #: What to replace for a shorter wait for a server that is away.
+    haste: dict[str, str] = {}
     #: What to replace so that streams are offered for compression, as everything is.
     compress_all: dict[str, str]
 
@@ -129,6 +131,7 @@ class HAProxy(Proxy):
         "timeout server 60s": "timeout server 2s",
     }
     compress_all = {"compression type text/html": "compression type text/event-stream"}
+    haste = {"retries 15": "retries 1"}
 
     def local(self):
         return {
@@ -149,6 +152,7 @@ class Caddy(Proxy):
     file = "Caddyfile"
     patience = {}
     compress_all = {}  # text/* is what it compresses
+    haste = {"lb_try_duration 15s": "lb_try_duration 1s"}
 
     def local(self):
         tls = f"tls {self.certificate.chain} {self.certificate.key}"
@@ -180,13 +184,14 @@ class Apache(Proxy):
             "<VirtualHost *:443>": f"<VirtualHost {HOST}:{self.port}>",
             "/etc/ssl/private/www.example.com.pem": self.certificate.chain,
             "/etc/ssl/private/www.example.com.key": self.certificate.key,
+            "/etc/apache2/sites-available/again.asis": DEPLOY / "again.asis",
         }
 
     def command(self):
         """What Debian's own apache2.conf does, as far as the site needs it."""
         modules = [
             "mpm_event", "authz_core", "alias", "setenvif", "socache_shmcb", "filter",
-            "proxy", "proxy_http", "ssl", "http2", "headers", "deflate",
+            "proxy", "proxy_http", "ssl", "http2", "headers", "deflate", "asis",
         ]  # fmt: skip
         main = self.directory / "apache2.conf"
         lines = [

@@ -113,6 +113,31 @@ def test_who_is_cut_for_being_quiet_loses_nothing(behind, serve, http, certifica
     wait_until(lambda: streams(http, server.url) == 0, "both to be gone upstream")
 
 
+@pytest.mark.parametrize("proxy", KINDS, ids=binary)
+def test_an_event_source_that_comes_while_the_server_is_away_comes_back(
+    behind, serve, shared_bus, secure, proxy
+):
+    """It is told nothing but a comment. Whoever asks otherwise sees the error."""
+    server = serve("uvicorn", bus=shared_bus)
+    url = behind(proxy, server.port, proxy.haste).url
+    stream = {"Accept": "text/event-stream"}
+    server.stop()
+    again = secure.get(f"{url}/events/?topic=orders", headers=stream)
+    assert (again.status_code, again.text) == (200, ":\n\n")
+    assert again.headers["Content-Type"].partition(";")[0] == "text/event-stream"
+    assert again.headers["Cache-Control"] == "no-store"
+    for method, path, headers in [
+        ("GET", "/events/?topic=orders", {}),
+        ("GET", "/events/health/", {}),
+        ("GET", "/", {"Accept": "text/html,*/*"}),
+        ("POST", "/events/?topic=orders", stream),
+    ]:
+        assert secure.request(method, f"{url}{path}", headers=headers).status_code in (502, 503)
+    serve("uvicorn", port=server.port, bus=shared_bus)
+    with secure.stream("GET", f"{url}/events/?topic=orders", headers=stream) as opened:
+        assert next(opened.iter_text()).startswith("retry: ")
+
+
 @each_proxy
 def test_a_restart_loses_nothing(behind, serve, shared_bus, certificate, secure, proxy):
     """HAProxy and Caddy let those wait who come meanwhile. nginx and Apache refuse them."""
