@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import AsyncToSync, SyncToAsync
-from django.db import transaction
+from django.db import connections, transaction
 from django.db.backends.signals import connection_created
 
 from .events import Draft
@@ -81,10 +81,12 @@ _opened: dict[int, weakref.ref[Any]] = {}
 def may_wait_for_async(using: str) -> bool:
     """Could the thread that ``sync_to_async`` takes here be in a transaction on a database?
 
-    That is the thread of the sync code that called this by ``async_to_sync``, if there is one. Else
-    it is a worker, which other code may have left in a transaction: only if any connection of this
-    process is in one. Connections cannot be asked for from another thread, but looked at.
+    Only if any connection of this process is in one: connections cannot be asked for from another
+    thread, but looked at. Then that thread is the one of the sync code that called this by
+    ``async_to_sync``, if there is one, or else a worker, which other code may have left so.
     """
+    if not _is_any_in_transaction(using):
+        return False
     if getattr(AsyncToSync.executors, "current", None) is not None:
         return True
     surroundings = SyncToAsync.thread_sensitive_context.get(None)
@@ -93,6 +95,10 @@ def may_wait_for_async(using: str) -> bool:
             return True
     elif surroundings not in SyncToAsync.context_to_thread_executor:
         return False  # it has no thread yet
+    return True
+
+
+def _is_any_in_transaction(using: str) -> bool:
     for reference in list(_opened.values()):
         connection = reference()
         if connection is not None and connection.alias == using and connection.in_atomic_block:
@@ -111,4 +117,6 @@ def _forget(key: int, reference: weakref.ref[Any]) -> None:
         del _opened[key]
 
 
+for _connection in connections.all(initialized_only=True):
+    _remember(connection=_connection)
 connection_created.connect(_remember, dispatch_uid="flosse_bus.commits")
