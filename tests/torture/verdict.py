@@ -211,11 +211,16 @@ class _Walk:
         self.had = {}  # by topic: up to where, and None while a reset leaves that open
         self.last = 0  # the position of the last event
         self.seen = set()
+        self.told = set()  # of which topics it knows that their beginning is gone
 
     def walk(self, tail):
         for number, (kind, *rest) in enumerate(self.stream.entries):
             self.where = f"stream {self.stream.name} entry {number}"
-            if kind in ("mark", "event", "reset") and rest[0] != "earliest":
+            if kind == "reset" and rest[0] == "earliest":  # what is kept comes after it
+                self.report.resets[rest[2]] += 1
+                self.told = set().union(*map(covered, rest[1]))
+                self.had |= dict.fromkeys(self.told & set(self.had))
+            elif kind in ("mark", "event", "reset") and rest[0] != "earliest":
                 getattr(self, kind)(*rest)
         self.where = f"stream {self.stream.name} at the end"
         self._enter(tail)
@@ -248,6 +253,8 @@ class _Walk:
         self.epoch = epoch
         self.high, self.last = position, 0
         self.had = dict.fromkeys(self.stream.topics, position)
+        self.had |= dict.fromkeys(self.told)
+        self.told = set()
 
     def mark(self, id):
         # An id that goes back is no harm: resuming there repeats nothing, as nothing was between.
