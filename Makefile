@@ -32,7 +32,7 @@ test:
 torture:
 	@sh tools/venv.sh test
 	FLOSSE_TORTURE=1 $(BIN)/python -m pytest tests/bus/test_model.py tests/bus/test_stress.py tests/unit/test_sse_fuzz.py \
-		tests/servers/test_big_streams.py tests/servers/test_proxies.py tests/torture --timeout=3600 $(ARGS)
+		tests/servers/test_big_streams.py tests/servers/test_proxies.py tests/clients tests/torture --timeout=3600 $(ARGS)
 
 # What brokers and streams cost, as ratios in one run: about three quarters of an hour on an idle
 # machine. benchmarks/report.py --write puts the latter into docs/. What is not here (nginx with
@@ -57,4 +57,4 @@ docs:
 	@echo "docs/_build/html/index.html"
 
 clean:
-	rm -rf .venv .bench .tox .demo docs/_build dist .coverage .coverage.* .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .bench .cache .tox .demo docs/_build dist .coverage .coverage.* .hypothesis .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

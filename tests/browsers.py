@@ -145,8 +145,8 @@ class Hub:
             request.wfile.write(encoded)
 
 
-def launch(kind, hub, directory):
-    """Start a browser with a profile of its own at the hub's page."""
+def launch(kind, url, directory, *options):
+    """Start a browser with a profile of its own at a page."""
     program = executable(kind)
     if kind == "firefox":
         preferences = [
@@ -154,10 +154,10 @@ def launch(kind, hub, directory):
             for name, value in FIREFOX.items()
         ]
         (directory / "user.js").write_text("\n".join(preferences))
-        options = ["--headless", "--no-remote", "--profile", str(directory)]
+        command = ["--headless", "--no-remote", "--profile", str(directory)]
     else:
-        options = [*CHROMIUM, f"--user-data-dir={directory}"]
+        command = [*CHROMIUM, f"--user-data-dir={directory}"]
     return Process(
-        [program, *options, f"{hub.url}/"], log=directory / "browser.log",
+        [program, *command, *options, url], log=directory / "browser.log",
         env={"HOME": str(directory)},
     )  # fmt: skip

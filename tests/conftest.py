@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import uuid
+from collections import Counter
 
 import pytest
 from django.db.backends.sqlite3.base import DatabaseWrapper
@@ -33,6 +34,31 @@ def pytest_collection_modifyitems(config, items):
     """Real servers first, for workers of pytest-xdist: what is left in the end is short."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: item.get_closest_marker("server") is None)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """One line about the matrix of clients, from whatever process has run it."""
+    reports = [
+        each for name in ("passed", "failed") for each in terminalreporter.stats.get(name, [])
+    ]
+    found = [
+        value for report in reports for key, value in report.user_properties if key == "clients"
+    ]  # fmt: skip
+    if found:
+        terminalreporter.write_line(matrix_line(found))
+
+
+def matrix_line(found):
+    """Return the line: each of ``found`` has the cells of one case, by client."""
+    cells = Counter(cell for each in found for cell in each["cells"].values())
+    clients = {name for each in found for name in each["cells"]}
+    absent = {name: reason for each in found for name, reason in each["absent"].items()}
+    line = (
+        f"client matrix: {len(clients)} clients x {len(found)} cases: {cells['exact']} exact, "
+        f"{cells['reset']} told, {cells['limit']} limits, {cells['lost']} lost"
+    )
+    reasons = ", ".join(f"{name} ({reason})" for name, reason in sorted(absent.items()))
+    return f"{line}; without {reasons}" if reasons else line
 
 
 def _each(found):

@@ -38,7 +38,8 @@ class Certificate:
         authority = trustme.CA()
         issued = authority.issue_cert(HOST)
         self.chain, self.key = directory / "chain.pem", directory / "key.pem"
-        self.both = directory / "both.pem"
+        self.both, self.authority = directory / "both.pem", directory / "authority.pem"
+        authority.cert_pem.write_to_path(self.authority)
         issued.private_key_and_cert_chain_pem.write_to_path(self.both)
         issued.private_key_pem.write_to_path(self.key)
         for part in issued.cert_chain_pems:

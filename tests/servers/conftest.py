@@ -109,7 +109,7 @@ def hub_of(browser):
     def waiting(hub, tmp_path_factory):
         if executable(browser) is None:
             missing(f"no {browser.capitalize()} on this machine")
-        with launch(browser, hub, tmp_path_factory.mktemp(browser)):
+        with launch(browser, f"{hub.url}/", tmp_path_factory.mktemp(browser)):
             yield hub
 
     return waiting
