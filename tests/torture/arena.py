@@ -12,6 +12,7 @@ import sys
 import time
 
 from tests.processes import ROOT, Process, accepts, free_port, wait_until
+from tests.torture.clients import Clients
 from tests.torture.faults import Lane
 from tests.torture.streams import Streams
 from tests.torture.verdict import Report, judge
@@ -28,13 +29,14 @@ class Arena:
 
     def __init__(
         self, broker, directory, *, seed, seconds, rate=40, history_size=100_000,
-        every=1.0, servers_every=4.0, cut_after=8.0, kinds=None,
+        every=1.0, servers_every=4.0, cut_after=8.0, kinds=None, real_clients=False,
     ):  # fmt: skip
         self.broker, self.directory = broker, directory
         self.seed, self.seconds, self.rate = seed, seconds, rate
         self.history_size = history_size
         self.every, self.servers_every, self.cut_after = every, servers_every, cut_after
         self.kinds = kinds or broker.kinds
+        self.real_clients = real_clients
         self.ports = []
         self.servers = {}
         self.report = Report(f"torture {type(broker).__name__} seed {seed}")
@@ -68,10 +70,17 @@ class Arena:
             for port in self.ports:
                 await asyncio.to_thread(self._wait_for, port)
             async with Streams(STREAMS, self.seed, self.ports, self.cut_after) as streams:
+                clients = None
+                if self.real_clients:
+                    clients = await asyncio.to_thread(
+                        stack.enter_context,
+                        Clients(self.seed, self.ports, self.cut_after, self.directory),
+                    )
                 publishers = [stack.enter_context(self._publish(n)) for n in range(PUBLISHERS)]
                 await asyncio.to_thread(self._break_things, publishers)
                 log = await asyncio.to_thread(self._finish, publishers)
-                behind = await self._catch_up(streams, log["tail"])
+                groups = [streams, clients] if clients else [streams]
+                behind = await self._catch_up(groups, log["tail"])
             for stream in behind:
                 last = stream.entries[-5:]
                 self.report.count("behind", f"stream {stream.name}", stream.names, *last)
@@ -80,9 +89,14 @@ class Arena:
             self.report.connections.pop("delivered", None)
             self.report.hung = self.report.connections.pop("hung", 0)
             journals = [self._journal(n) for n in range(PUBLISHERS)]
-            self._write_down(streams)
+            everybody = [one for group in groups for one in group.all]
+            if clients:
+                self.report.connections["clients"] = len(clients.all)
+                self.report.connections["clients cut"] = clients.cuts
+                self.report.connections |= {f"absent: {reason}": 1 for reason in clients.absent}
+            self._write_down(everybody)
             judge(
-                self.report, journals, streams.all, log,
+                self.report, journals, everybody, log,
                 history_size=self.history_size, grace=0.5,
             )  # fmt: skip
 
@@ -125,7 +139,7 @@ class Arena:
 
     def _write_down(self, streams):
         with (self.directory / "streams.jsonl").open("w") as file:
-            for stream in streams.all:
+            for stream in streams:
                 line = [stream.name, stream.names, stream.entries, stream.times]
                 file.write(json.dumps(line) + "\n")
 
@@ -183,9 +197,11 @@ class Arena:
         self._python("-m", "tests.torture.publisher", "finish", path)
         return json.loads(path.read_text())
 
-    async def _catch_up(self, streams, tail):
+    async def _catch_up(self, groups, tail):
         start = time.monotonic()
-        while (behind := streams.behind(tail)) and time.monotonic() < start + RECOVERY:
+        while (
+            behind := [one for group in groups for one in group.behind(tail)]
+        ) and time.monotonic() < start + RECOVERY:
             await asyncio.sleep(0.05)
         self.report.recovery = time.monotonic() - start
         return behind

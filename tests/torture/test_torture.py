@@ -36,7 +36,7 @@ def fight(tmp_path, seed, capsys):
     """Run it, print the report, and see that nothing was lost, doubled or reordered."""
 
     def fight(broker, **options):
-        arena = Arena(broker, tmp_path, seed=seed, seconds=SECONDS, **options)
+        arena = Arena(broker, tmp_path, seed=seed, seconds=SECONDS, real_clients=TORTURE, **options)
         report = arena.run()
         with capsys.disabled() if TORTURE else contextlib.nullcontext():  # else if it fails
             print(f"\n{report}\n  logs in {tmp_path}")
