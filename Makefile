@@ -32,7 +32,8 @@ test:
 torture:
 	@sh tools/venv.sh test
 	FLOSSE_TORTURE=1 $(BIN)/python -m pytest tests/bus/test_model.py tests/bus/test_stress.py tests/unit/test_sse_fuzz.py \
-		tests/servers/test_big_streams.py tests/servers/test_proxies.py tests/clients tests/torture --timeout=3600 $(ARGS)
+		tests/servers/test_big_streams.py tests/servers/test_dead_readers.py \
+		tests/servers/test_proxies.py tests/clients tests/torture --timeout=3600 $(ARGS)
 
 # What brokers and streams cost, as ratios in one run: about three quarters of an hour on an idle
 # machine. benchmarks/report.py --write puts the latter into docs/. What is not here (nginx with

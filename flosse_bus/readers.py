@@ -38,6 +38,7 @@ class _Reader(Generic[SignalT]):
     def give_up(self, reason: str) -> None:
         """The client takes nothing any more. Only in the hub's loop."""
         self._hub.give_up(self.subscription, reason)
+        self._signal.set()
 
     def close(self) -> None:
         """Leave, and let read() return nothing. An AsyncReader: only in the hub's loop."""

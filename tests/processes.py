@@ -84,6 +84,15 @@ def lives(pid):
     return False
 
 
+def _ignores_ctrl_c():
+    """So does what a shell without job control starts in the background, and its children."""
+    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def _hear_ctrl_c():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Process:
     """A process with its log in a file. Leaving the context ends it."""
 
@@ -94,7 +103,7 @@ class Process:
                 command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 env={**os.environ, **(env or {})}, cwd=cwd, start_new_session=True,
                 user=user, group=group, extra_groups=None if user is None else [],
-                pass_fds=pass_fds,
+                pass_fds=pass_fds, preexec_fn=_hear_ctrl_c if _ignores_ctrl_c() else None,
             )  # fmt: skip
         watchdog().watch(self.process.pid)
 

@@ -190,3 +190,49 @@ class Streams:
         """Let these clients read nothing from now on."""
         for stream in streams:
             self._loop.call_soon_threadsafe(stream.transport.pause_reading)
+
+
+class Slow:
+    """A client that reads at a steady pace without a pause, so many bytes a second, in a thread."""
+
+    def __init__(self, port, *topics, rate, path="/events/", sock=None):
+        if sock is None:
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", port))
+        sock.settimeout(DEADLINE)
+        if topics:
+            path += "?" + urlencode([("topic", topic) for topic in topics])
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        self._socket, self._rate = sock, rate
+        self._leaving = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        #: Bytes.
+        self.taken = 0
+        #: Has the stream ended?
+        self.ended = False
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self._leaving.set()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
+    def _run(self):
+        due = time.monotonic()
+        while True:
+            try:
+                data = self._socket.recv(self._rate // 10)
+            except OSError:
+                data = b""
+            if not data:
+                self.ended = True
+                return
+            self.taken += len(data)
+            due = max(due, time.monotonic() - 1) + len(data) / self._rate
+            self._leaving.wait(due - time.monotonic())

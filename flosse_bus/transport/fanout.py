@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SLICE = 0.02
 #: Streams between two looks at the clock.
 STRIDE = 64
-#: Seconds between looks at streams that block and at permissions that must be asked again.
+#: Seconds between looks at permissions that must be asked again.
 WATCH = 1.0
 
 
@@ -43,8 +43,6 @@ class FanOut:
         self._items: Sequence[Item] = ()
         self._enveloped = False
         self._bytes = self._chunk = b""
-        #: Streams that are waiting for their client to read.
-        self.blocked: set[Outlet] = set()
         #: Streams whose permission is asked again from time to time.
         self.guarded: set[Outlet] = set()
         self.rechecks = Rechecks()
@@ -111,20 +109,17 @@ class FanOut:
         return self._chunk
 
     def watch(self) -> None:
-        """Begin to look after blocked and guarded streams, unless that is being done."""
+        """Begin to look after guarded streams, unless that is being done."""
         if not self._watching:
             self._watching = True
             self._call_later(WATCH, self._look)
 
     def _look(self) -> None:
-        now = time.monotonic()
         try:
-            for outlet in [*self.blocked]:
-                outlet.check_progress(now)
             for outlet in [*self.guarded]:
                 outlet.check_access()
         finally:
-            self._watching = bool(self.blocked or self.guarded)
+            self._watching = bool(self.guarded)
             if self._watching:
                 self._call_later(WATCH, self._look)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import time
 from asyncio import _enter_task, _leave_task
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -19,7 +18,8 @@ from ..hub import Hub
 from ..message import Message
 from ..subscription import Item, Subscription
 from .fanout import fanouts
-from .peer import FAREWELL, PIECE, limit_unacknowledged
+from .line import Line
+from .peer import FAREWELL, PIECE
 from .servers import Connection, Send
 from .shortcut import find_transport
 from .stepping import DONE, rest
@@ -39,7 +39,6 @@ class Outlet:
     __slots__ = (
         "__weakref__",
         "_asking",
-        "_blocked_since",
         "_context",
         "_done",
         "_drop",
@@ -47,6 +46,7 @@ class Outlet:
         "_fanout",
         "_guarded",
         "_hub",
+        "_line",
         "_loop",
         "_opened",
         "_owner",
@@ -72,8 +72,7 @@ class Outlet:
         self._hub = hub
         self._send = send
         self._drop = None if connection is None else connection.drop
-        if connection is not None and connection.socket is not None:
-            limit_unacknowledged(connection.socket, stream.bus.config.send_timeout)
+        self._line = Line(self, connection, stream.bus.config.send_timeout)
         self._fanout = fanouts.here()
         self._loop = asyncio.get_running_loop()
         # Whatever is wrapped around the server's send sees the context and task of the request.
@@ -88,7 +87,6 @@ class Outlet:
         self._queued = True  # until it begins
         self._opened = False
         self._task: asyncio.Task[None] | None = None
-        self._blocked_since: float | None = None
         self.subscription: Subscription
         #: Done when there will be nothing more to send.
         self.ended: asyncio.Future[None] = self._loop.create_future()
@@ -227,7 +225,7 @@ class Outlet:
     async def _drive(self, first: Callable[[], Awaitable[None]]) -> None:
         """Finish what has begun, and then whatever is pending, at the client's pace."""
         try:
-            self._block()
+            self._line.wait()
             await first()
             while not self._done:
                 if self.subscription.closed is not None:
@@ -243,7 +241,7 @@ class Outlet:
         except Exception as error:  # noqa: BLE001  # because servers have errors of their own
             self._fail(error)
         finally:
-            self._unblock()
+            self._line.done()
             self._task = None
             self._queued = False
         if not self._done and self.subscription.more:
@@ -256,12 +254,12 @@ class Outlet:
                 if self.subscription.closed is not None:
                     return
             piece = data if len(data) <= PIECE else data[start : start + PIECE]
-            self._block()
+            self._line.wait()
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
 
     async def _finish(self, data: bytes = b"") -> None:
         """End the response as a client expects it to end."""
-        self._block()
+        self._line.wait()
         data = self._stream.farewell(self.subscription) + data
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
         self._over()
@@ -303,27 +301,12 @@ class Outlet:
 
     # The end
 
-    def _block(self) -> None:
-        self._blocked_since = time.monotonic()
-        self._fanout.blocked.add(self)
-        self._fanout.watch()
+    @property
+    def stopping(self) -> bool:
+        return self.subscription.closed == "shutdown"
 
-    def _unblock(self) -> None:
-        self._blocked_since = None
-        self._fanout.blocked.discard(self)
-
-    def check_progress(self, now: float) -> None:
-        """Give up a client that takes nothing: after SEND_TIMEOUT, or while the server stops."""
-        since = self._blocked_since
-        if since is None:
-            return
-        if self.subscription.closed == "shutdown":
-            patience = FAREWELL
-        else:
-            patience = self._stream.bus.config.send_timeout
-        if now - since < patience:
-            return
-        self._unblock()
+    def lose(self) -> None:
+        """The client takes nothing any more: after SEND_TIMEOUT, or while the server stops."""
         self._hub.give_up(self.subscription, "send timeout")
         if self._drop is None:
             self._over()
@@ -366,5 +349,5 @@ class Outlet:
         if self._task is not None:
             self._task.cancel()
         self._fanout.guarded.discard(self)
-        self._unblock()
+        self._line.close()
         self._stream.close()

@@ -10,11 +10,11 @@ import contextlib
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from ..background import LoopThread
+from .progress import Presence, Progress, teller
 
 #: Bytes that are written at once: whoever takes some of a big event is not given up.
 PIECE = 65_536
@@ -40,7 +40,8 @@ class Peer:
     """A context for each write, which is to say for each ``yield``; and then :meth:`close` it.
 
     A client that takes nothing for ``patience`` seconds is cut off, by ``thread``: to the
-    server, which waits in a write, it has gone away then, and that it takes calmly.
+    server, which waits in a write or will write again, it has gone away then, and that it takes
+    calmly.
     """
 
     def __init__(
@@ -52,10 +53,10 @@ class Peer:
         self._patience = patience
         # The server closes the socket after the stream: another one may get its number then.
         self._lock = threading.Lock()
-        self._since: float | None = None
+        self._progress = Progress(teller(self._socket))
+        self._presence = Presence(teller(self._socket))
+        self._writing = False
         if self._socket is not None:
-            # More, so that it does not come first: a write that fails by it makes a traceback.
-            limit_unacknowledged(self._socket, 2 * patience)
             thread.watch(self._check)
 
     def close(self) -> None:
@@ -70,20 +71,29 @@ class Peer:
             # Take note of an error, so that the write will only say that the connection is gone.
             with contextlib.suppress(OSError):
                 self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        self._since = time.monotonic()
+        self._progress.begin()
+        self._writing = True
 
     def __exit__(self, *exc: object) -> None:
         with self._lock:
-            self._since = None
+            self._writing = False
 
     def _check(self, now: float) -> None:
-        patience = FAREWELL if self._writer.stopping else self._patience
         with self._lock:
-            if self._since is None or now - self._since < patience:
+            if not self._holds_up(now):
                 return
-            self._since = None
+            self._thread.unwatch(self._check)
             self._shut_down(socket.SHUT_RDWR)
+            hang_up(self._socket)
         self._writer.give_up("send timeout")
+
+    def _holds_up(self, now: float) -> bool:
+        if self._writing and self._writer.stopping:
+            # However much it takes meanwhile: what has been written may last it for minutes.
+            return self._progress.waited(now) >= FAREWELL
+        if self._writing and self._progress.idle(now) >= self._patience:
+            return True
+        return self._presence.silent(now) >= self._patience
 
     def _shut_down(self, how: int) -> None:
         # On a socket of its own: a TLS socket would go on in plain text, and gevent's would tell
@@ -100,15 +110,13 @@ def pieces(data: bytes, size: int) -> Iterator[bytes]:
     return (data[start : start + size] for start in range(0, len(data), size))
 
 
-def limit_unacknowledged(peer: Any, seconds: float) -> None:
-    """Let the kernel drop a client that acknowledges nothing for so long (tcp(7), Linux).
+def hang_up(peer: Any) -> None:
+    """Let the kernel forget a client soon that has been given up (tcp(7), Linux).
 
-    A heartbeat fits into the send buffer of a peer that has vanished. Without this it would take
-    some 15 minutes of retransmissions to find out.
+    Else it tries for some 15 minutes to send what has been written. Not before: the time would run
+    out for a client that is slow, too. It begins anew only when the client has room for a whole
+    packet as the sender counts them, which are of 64 KiB.
     """
-    if not hasattr(socket, "TCP_USER_TIMEOUT"):
-        return
-    if peer.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    with contextlib.suppress(OSError):
-        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+    if getattr(peer, "family", None) in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError, AttributeError):
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(FAREWELL * 1000))

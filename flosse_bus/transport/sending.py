@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Coroutine, MutableMapping
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from functools import partial
 from typing import Any
 
 from ..wire import COMMENT
 from .generated import FAREWELL, PIECE, GeneratorStream, aframes, logger
+from .line import Line
 from .peer import FAREWELL as SOON
-from .peer import limit_unacknowledged, pieces
+from .peer import pieces
 from .producers import TaskRunner
 from .servers import Connection, Send
 from .stepping import DONE, rest
@@ -30,18 +30,17 @@ async def send_generated(
     connection: Connection | None,
 ) -> None:
     """Send the head and whatever the generator yields, until it, its client or the server ends."""
-    if connection is not None and connection.socket is not None:
-        limit_unacknowledged(connection.socket, stream.send_timeout)
     gone.add_done_callback(lambda _: stream.end("client gone"))
     sender = Sender(stream, send, connection)
-    await sender.send(head)
-    # Some servers keep the head back until there is a body.
-    await sender.send(_body(b""))
-    if stream.steps.is_async:
-        await sender.run()
-    else:
-        await sender.relay()
-    await sender.send(_body(b"", more=False))
+    with closing(sender.line):
+        await sender.send(head)
+        # Some servers keep the head back until there is a body.
+        await sender.send(_body(b""))
+        if stream.steps.is_async:
+            await sender.run()
+        else:
+            await sender.relay()
+        await sender.send(_body(b"", more=False))
 
 
 class Sender:
@@ -50,20 +49,22 @@ class Sender:
     def __init__(self, stream: GeneratorStream, send: Send, connection: Connection | None) -> None:
         self._stream = stream
         self._send = send
-        self._connection = connection
+        self._drop = None if connection is None else connection.drop
+        self.line = Line(self, connection, stream.send_timeout)
         self._loop = asyncio.get_running_loop()
         # A heartbeat must not come between the pieces of a frame.
         self._sending = asyncio.Lock()
         self._sent = self._loop.time()
         self._beat: asyncio.Task[None] | None = None
         self._over: asyncio.Future[None] = self._loop.create_future()
+        self._lost = False
 
     async def relay(self) -> None:
         """Send what a sync generator yields in its thread."""
         async with aclosing(aframes(self._stream)) as pieces_of_frames:
             async for piece in pieces_of_frames:
                 await self.send(_body(piece))
-                if self._stream.reason in _GONE:
+                if self._gone:
                     return
 
     async def run(self) -> None:
@@ -123,38 +124,47 @@ class Sender:
     async def send(self, message: Message) -> None:
         """Send one message, if there still is somebody to send it to."""
         stream = self._stream
-        if stream.reason in _GONE:
+        if self._gone:
             return
         try:
             step = iter(self._send(message).__await__())
             waits_for = next(step, DONE)
-            if waits_for is DONE or await _in_time(stream, rest(step, waits_for)):
-                return
-            if stream.reason != "client gone":
-                stream.end("send timeout")
-                if self._connection is not None and self._connection.drop is not None:
-                    self._connection.drop()
+            if waits_for is not DONE:
+                await self._in_time(rest(step, waits_for))
         except Exception as error:  # noqa: BLE001  # because servers have errors of their own
             logger.debug("stream could not be sent: %r", error)
             stream.end("client gone")
 
+    async def _in_time(self, left: Coroutine[Any, Any, None]) -> None:
+        """Finish to send, as long as there is somebody to send it to."""
+        sending = asyncio.ensure_future(left)
+        self.line.wait()
+        try:
+            while not sending.done():
+                await asyncio.wait((sending,), timeout=SOON)
+                if self._gone:
+                    break
+            if sending.done():
+                sending.result()
+        finally:
+            self.line.done()
+            sending.cancel()
+
+    @property
+    def _gone(self) -> bool:
+        return self._lost or self._stream.reason in _GONE
+
+    @property
+    def stopping(self) -> bool:
+        return self._stream.stopping
+
+    def lose(self) -> None:
+        """The client takes nothing any more: after SEND_TIMEOUT, or while the server stops."""
+        self._lost = True
+        self._stream.give_up("send timeout")
+        if self._drop is not None:
+            self._drop()
+
 
 def _body(data: bytes, *, more: bool = True) -> Message:
     return {"type": "http.response.body", "body": data, "more_body": more}
-
-
-async def _in_time(stream: GeneratorStream, left: Coroutine[Any, Any, None]) -> bool:
-    """Finish to send, unless the client takes nothing for SEND_TIMEOUT, or while it stops."""
-    sending = asyncio.ensure_future(left)
-    began = time.monotonic()
-    try:
-        while not sending.done():
-            await asyncio.wait((sending,), timeout=SOON)
-            patience = SOON if stream.stopping else stream.send_timeout
-            if stream.reason == "client gone" or time.monotonic() - began >= patience:
-                break
-        if sending.done():
-            sending.result()
-        return sending.done()
-    finally:
-        sending.cancel()

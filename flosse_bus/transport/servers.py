@@ -10,9 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import types
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple, cast
+
+from django.core.handlers.asgi import ASGIHandler
+
+from . import diag
+from .progress import Progress, teller
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -27,31 +33,78 @@ class Connection(NamedTuple):
     #: Close it at once, whatever the client has not yet been sent. ``None``: it is not for this
     #: stream alone.
     drop: Callable[[], object] | None
+    #: How many bytes the server holds back, where it tells.
+    buffered: Callable[[], int] | None = None
+    #: How many of them are this stream's, if it is not alone there.
+    own: Callable[[], int] | None = None
+    #: What the kernel knows of it.
+    tell: Callable[[], bytes | None] | None = None
+
+    def progress(self) -> Progress:
+        return Progress(self.tell, self.buffered, self.own)
 
 
-def find_connection(send: Send, *, shared: bool) -> Connection | None:
+def find_connection(send: Send, scope: Mapping[str, Any]) -> Connection | None:
     """Return the connection: uvicorn and hypercorn have asyncio's transports, daphne Twisted's.
 
-    ``shared``: the client may have other requests on it, as HTTP/2 allows.
+    granian shows none, but says between whom it is, so that the kernel can be asked.
     """
+    # The client may have other requests on it with HTTP/2.
+    shared = not scope.get("http_version", "1.1").startswith("1")
+    own: Callable[[], int] | None = None
+    if shared:
+        own = _stream_buffer(send) or int
     for owner in _behind(send):
         transport: Any = getattr(owner, "transport", None)
         if transport is None:
             transport = getattr(getattr(owner, "writer", None), "transport", None)
         if callable(getattr(transport, "abort", None)):
-            return _connection(
-                transport.get_extra_info("socket"), None if shared else transport.abort
-            )
+            peer = transport.get_extra_info("socket")
+            drop = None if shared else transport.abort
+            return _connection(peer, drop, getattr(transport, "get_write_buffer_size", None), own)
         if callable(getattr(transport, "abortConnection", None)):
             plain = getattr(transport, "transport", transport)  # what is below TLS
             peer = getattr(plain, "getHandle", lambda: None)()
-            return _connection(peer, None if shared else transport.abortConnection)
+            return _connection(peer, None if shared else transport.abortConnection, None, own)
+    tell = diag.teller(scope.get("server"), scope.get("client"))
+    return None if tell is None else Connection(None, None, None, own, tell)
+
+
+def _connection(
+    peer: Any,
+    drop: Callable[[], object] | None,
+    buffered: Callable[[], int] | None,
+    own: Callable[[], int] | None,
+) -> Connection:
+    is_socket = hasattr(peer, "family") and hasattr(peer, "setsockopt")
+    if not is_socket:
+        return Connection(None, drop, buffered, own)
+    return Connection(peer, drop, buffered, own, teller(peer))
+
+
+def _stream_buffer(send: Send) -> Callable[[], int] | None:
+    """Return what tells how much of one stream of HTTP/2 waits, if it is hypercorn's."""
+    number = None
+    for owner in _behind(send):
+        number = getattr(owner, "stream_id", number)
+        buffers = getattr(owner, "stream_buffers", None)
+        if number is not None and isinstance(buffers, dict):
+            return lambda: len(getattr(buffers.get(number), "buffer", b""))
     return None
 
 
-def _connection(peer: Any, drop: Callable[[], object] | None) -> Connection:
-    is_socket = hasattr(peer, "family") and hasattr(peer, "setsockopt")
-    return Connection(peer if is_socket else None, drop)
+def find_stock_connection() -> Connection | None:
+    """Return the same where Django's own ASGI handler iterates a response, in the frames of which
+    is the server's ``send``.
+    """
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is ASGIHandler.send_response.__code__:
+            request = None if frame.f_back is None else frame.f_back.f_locals.get("request")
+            scope = getattr(request, "scope", None)
+            return None if scope is None else find_connection(frame.f_locals["send"], scope)
+        frame = frame.f_back
+    return None
 
 
 def find_stopping(send: Send) -> Callable[[], Awaitable[Any]] | None:

@@ -18,7 +18,9 @@ from ..exceptions import BackendUnavailable
 from ..readers import AsyncReader, ThreadReader
 from ..refusals import UNREACHABLE
 from . import shutdown
+from .line import Line
 from .peer import PIECE, Peer, pieces
+from .servers import find_stock_connection
 from .stream import WITHDRAWN, Stream
 
 _DOWN = Refusal(status=503, detail=UNREACHABLE)
@@ -27,6 +29,7 @@ _DOWN = Refusal(status=503, detail=UNREACHABLE)
 async def aframes(stream: Stream) -> AsyncIterator[bytes]:
     """Yield the bytes of a stream in the running event loop."""
     shutdown.install()
+    patience: Patience | None = None
     try:
         await sync_to_async(release_connections)()
         try:
@@ -64,12 +67,14 @@ async def aframes(stream: Stream) -> AsyncIterator[bytes]:
         stream.leave("error")
         raise
     finally:
+        if patience is not None:
+            patience.close()
         stream.close()
 
 
 class Patience:
     """A context for each ``yield`` to Django's ASGI handler: a client that takes nothing for so
-    many seconds is given up, as if the server had said that it has gone.
+    many seconds is given up, as if the server had said that it has gone. And then :meth:`close` it.
     """
 
     #: Django's own task for a response, which not all versions have. No other is ours to cancel.
@@ -77,23 +82,35 @@ class Patience:
 
     def __init__(self, reader: AsyncReader, seconds: float) -> None:
         self._reader = reader
-        self._seconds = seconds
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        task = asyncio.current_task()
+        own = task is not None and getattr(task.get_coro(), "__qualname__", None) == self._TASK
+        self._task = task if own else None
+        connection = find_stock_connection()
+        self._drop = None if connection is None else connection.drop
+        self._line = Line(self, connection, seconds)
 
     def __enter__(self) -> None:
-        task = asyncio.current_task()
-        if task is not None and getattr(task.get_coro(), "__qualname__", None) == self._TASK:
-            self._timer = self._loop.call_later(self._seconds, self._lose, task)
+        if self._task is not None or self._drop is not None:
+            self._line.wait()
 
     def __exit__(self, *exc: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._line.done()
 
-    def _lose(self, task: asyncio.Task[object]) -> None:
+    @property
+    def stopping(self) -> bool:
+        return self._reader.stopping
+
+    def lose(self) -> None:
+        """The client takes nothing any more."""
         self._reader.give_up("send timeout")
-        task.cancel()
+        if self._drop is not None:
+            self._drop()
+        if self._task is not None:
+            self._task.cancel()
+
+    def close(self) -> None:
+        """The stream is over. Again is harmless."""
+        self._line.close()
 
 
 def frames(stream: Stream) -> Iterator[bytes]:

@@ -31,12 +31,15 @@ Receive = Callable[[], Awaitable[Message]]
 
 #: Headers of a stream's response that a refusal in its place carries as well.
 _KEPT = (b"set-cookie", b"vary", b"access-control-")
+#: What of a request's scope tells about its connection.
+_ABOUT = ("http_version", "server", "client")
 
 
 class Exchange:
     """Stands between the server and Django: it is Django's ``send``."""
 
     __slots__ = (
+        "_about",
         "_asked",
         "_begun",
         "_closed",
@@ -45,7 +48,6 @@ class Exchange:
         "_head",
         "_receive",
         "_send",
-        "_shared",
         "_stream",
         "turn",
     )
@@ -55,7 +57,7 @@ class Exchange:
         self._send = send
         # That of whatever is around the application; what Django adds is over with its request.
         self._context = contextvars.copy_context()
-        self._shared = not scope.get("http_version", "1.1").startswith("1")
+        self._about = {key: scope[key] for key in _ABOUT if key in scope}
         self.turn = Turn(scope)
         #: Is the client's whole request here?
         self._asked = False
@@ -129,7 +131,7 @@ class Exchange:
             return
         shutdown.install()
         shutdown.follow(self._send)
-        connection = find_connection(self._send, shared=self._shared)
+        connection = find_connection(self._send, self._about)
         if isinstance(stream, Stream):
             await self._subscribe(stream, gone, connection)
         else:

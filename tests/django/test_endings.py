@@ -13,7 +13,7 @@ from asgiref.sync import sync_to_async
 from flosse_bus import bus, buses, topic
 from flosse_bus.access import Access
 from flosse_bus.topics import authorisers
-from flosse_bus.transport import fanout, outlet
+from flosse_bus.transport import line, outlet
 from tests.asgi import Exchange, eventually, site
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -151,7 +151,7 @@ def test_under_asgi(
     run, endings, client, session, private, configure, monkeypatch, act, reason, caplog
 ):
     configure(SEND_TIMEOUT=0.05)
-    monkeypatch.setattr(fanout, "WATCH", 0.01)
+    monkeypatch.setattr(line, "WATCH", 0.01)
     monkeypatch.setattr(outlet, "FAREWELL", 0.01)
 
     async def main():

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from flosse_bus import bus
-from flosse_bus.transport import fanout
+from flosse_bus.transport import line
 from flosse_bus.transport.outlet import PIECE
 from tests.asgi import Exchange, eventually, site
 from tests.lab.urls import Ask
@@ -98,7 +98,7 @@ def test_one_that_is_too_slow_catches_up_or_is_told(run, configure, kept):
 
 def test_one_that_takes_nothing_is_closed_after_a_while(run, configure, monkeypatch):
     configure(SEND_TIMEOUT=0.2)
-    monkeypatch.setattr(fanout, "WATCH", 0.02)
+    monkeypatch.setattr(line, "WATCH", 0.02)
 
     async def main():
         async with site() as here:
@@ -115,7 +115,7 @@ def test_one_that_takes_nothing_is_closed_after_a_while(run, configure, monkeypa
 
 
 def test_one_that_takes_nothing_does_not_hold_a_server_that_stops(run, monkeypatch):
-    monkeypatch.setattr(fanout, "WATCH", 0.02)
+    monkeypatch.setattr(line, "WATCH", 0.02)
 
     async def main():
         async with site() as here:

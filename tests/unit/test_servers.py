@@ -60,11 +60,12 @@ def test_connections_are_found(server, sock):
     else:
         request = Object(transport=twisted_transport(sock, tls="TLS" in server))
         send = functools.partial(Object().method, request)
-    connection = find_connection(send, shared=False)
+    connection = find_connection(send, {})
     assert connection.socket is sock
     assert connection.drop() == "dropped"
     # With HTTP/2 others may be on it.
-    assert find_connection(send, shared=True) == (sock, None)
+    shared = find_connection(send, {"http_version": "2"})
+    assert (shared.socket, shared.drop) == (sock, None)
 
 
 def wrapped(send):
@@ -88,13 +89,13 @@ def test_middleware_is_looked_through(wrap, sock):
     context = Object(terminated=Object(wait=lambda: "stopped"))
     tcp = Object(writer=Object(transport=asyncio_transport(sock)))
     send = wrap(Object(send=Object(send=tcp.method).method, context=context).method)
-    assert find_connection(send, shared=False).socket is sock
+    assert find_connection(send, {}).socket is sock
     assert find_stopping(send)() == "stopped"
 
 
 def test_what_shows_no_socket_can_still_be_dropped():
     transport = Object(abortConnection=lambda: "dropped")
-    connection = find_connection(Object(transport=transport).method, shared=False)
+    connection = find_connection(Object(transport=transport).method, {})
     assert (connection.socket, connection.drop()) == (None, "dropped")
 
 
@@ -120,7 +121,7 @@ def endless():
     ],
 )
 def test_elsewhere_nothing_is_found(send):
-    assert find_connection(send, shared=False) is None
+    assert find_connection(send, {}) is None
     assert find_stopping(send) is None
 
 
