@@ -118,5 +118,5 @@ def hang_up(peer: Any) -> None:
     packet as the sender counts them, which are of 64 KiB.
     """
     if getattr(peer, "family", None) in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
             peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(FAREWELL * 1000))

@@ -125,7 +125,8 @@ def teller(peer: Any) -> Callable[[], bytes | None] | None:
 
 
 def _ask(peer: Any) -> bytes | None:
-    with contextlib.suppress(OSError):
+    # The server may have closed it just now; uvloop says so with a ValueError.
+    with contextlib.suppress(OSError, ValueError):
         info: bytes = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _FIELDS.size)
         return info
     return None

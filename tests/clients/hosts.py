@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
+import os
 import re
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -28,6 +31,16 @@ CHROMIUM = [
     "--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows",
 ]  # fmt: skip
 HOSTS = ("chromium", "firefox", "webkit", "node", "python")
+
+
+class Screen(Process):
+    """A program on a screen of its own: ``xvfb-run`` leaves both when it is ended."""
+
+    def stop(self, *args, **kwargs):
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGTERM)  # they are in a session of their own
+        return super().stop(*args, **kwargs)
 
 
 def webkit_version():
@@ -82,9 +95,9 @@ def start(host, desk, directory, installed, certificate, ports):
         command = ["xvfb-run", "-a", SYSTEM_PYTHON, str(DRIVERS / "webkit.py"), url]
         env = {
             "HOME": str(directory), "WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS": "1",
-            "NO_AT_BRIDGE": "1", "GDK_BACKEND": "x11", "WEBKIT_DISABLE_COMPOSITING_MODE": "1",
+            "NO_AT_BRIDGE": "1", "DBUS_SESSION_BUS_ADDRESS": "disabled:", "GDK_BACKEND": "x11", "WEBKIT_DISABLE_COMPOSITING_MODE": "1",
         }  # fmt: skip
-        process = Process(command, log=directory / "webkit.log", env=env)
+        process = Screen(command, log=directory / "webkit.log", env=env)
     elif host == "node":
         program, env = packages.node()
         command = [program, str(DRIVERS / "node.mjs"), desk.url, str(installed)]
