@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils.cache import patch_cache_control
 
 from .access import Refusal
 from .conf import BusConfig
@@ -55,7 +56,11 @@ def refuse_in_stream(request: HttpRequest, refusal: Refusal, config: BusConfig) 
     """Return a stream of one block, after which the client comes back where it was."""
     id = SSEDetails(request.META).last_event_id
     block = encode_refusal(refusal, id=id, retry=jittered(config.retry))
-    return HttpResponse(block, content_type=CONTENT_TYPE, headers=HEADERS)
+    response = HttpResponse(block, content_type=CONTENT_TYPE, headers=HEADERS)
+    # UpdateCacheMiddleware would keep it for everybody: it is a 200, and of these directives the
+    # middleware minds only "private".
+    patch_cache_control(response, private=True, no_store=True)
+    return response
 
 
 def encode_refusal(refusal: Refusal, *, id: str | None = None, retry: int | None = None) -> bytes:

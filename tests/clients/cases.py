@@ -31,7 +31,7 @@ def _cut(arena, case, topics, kind, *, before=0, after=3, patience=None, query=(
     if before:
         if not query:
             published += arena.publish(*some(before))
-        arena.wait(_arrived(arena, published), "the first events", case)
+        arena.wait(_arrived(arena, published), "the first events")
     return _away(arena, case, published, lambda: some(after), lambda: some(2), kind)
 
 
@@ -65,9 +65,7 @@ def heartbeat(arena, case):
     elsewhere = arena.publish(("load.elsewhere", None))
     assert elsewhere
     pings = {seat.client.name: _pings(arena, seat) for seat in arena.seats}
-    arena.wait(
-        lambda seat: _pings(arena, seat) >= pings[seat.client.name] + 2, "two heartbeats", case
-    )
+    arena.wait(lambda seat: _pings(arena, seat) >= pings[seat.client.name] + 2, "two heartbeats")
     one = [("load.quiet", None)]
     return _away(arena, case, [], lambda: one * 3, lambda: one * 2, "fin")
 
@@ -97,11 +95,11 @@ def middle(arena, case):
     topic = ("load.middle", None)
     arena.follow([topic[0]])
     published = arena.publish(topic, topic)
-    arena.wait(_arrived(arena, published), "the first events", case)
+    arena.wait(_arrived(arena, published), "the first events")
     for seat in arena.seats:
         seat.cutter.halve_next()
     published += arena.publish(topic)
-    arena.wait(lambda seat: bool(seat.cutter.cuts), "the cut", case)
+    arena.wait(lambda seat: bool(seat.cutter.cuts), "the cut")
     published += arena.publish(topic, topic)
     for seat in arena.seats:
         seat.cutter.release()
@@ -132,7 +130,7 @@ def restart(arena, case):
     topic = ("load.restart", None)
     arena.follow([topic[0]])
     published = arena.publish(topic, topic)
-    arena.wait(_arrived(arena, published), "the first events", case)
+    arena.wait(_arrived(arena, published), "the first events")
     for seat in arena.seats:
         seat.cutter.refuse()
     arena.server.stop()
@@ -151,7 +149,7 @@ def behind(arena, case, proxy):
     topic = (f"load.{case}", None)
     arena.follow([topic[0]], upstream=proxy.port, scheme="https")
     published = arena.publish(topic, topic)
-    arena.wait(_arrived(arena, published), "the first events", case)
+    arena.wait(_arrived(arena, published), "the first events")
     asked = {seat.client.name: seat.cutter.asked for seat in arena.seats}
     arena.server.stop()
     published += arena.publish(topic, topic, topic)

@@ -77,6 +77,7 @@ class Desk:
 
         class Server(http.server.ThreadingHTTPServer):
             daemon_threads = True
+            request_queue_size = 128
 
             def handle_error(self, request, address):
                 pass  # a host has gone

@@ -123,6 +123,22 @@ def test_the_take_over_when_the_log_goes_away_in_between(run, monkeypatch, caplo
     run(main())
 
 
+def test_no_cache_keeps_it(client, settings, monkeypatch, configure):
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    settings.MIDDLEWARE = [
+        "flosse_bus.middleware.BusMiddleware",
+        "django.middleware.cache.UpdateCacheMiddleware",
+        "django.middleware.cache.FetchFromCacheMiddleware",
+    ]
+    with monkeypatch.context() as patch:
+        full(patch, configure)
+        refused = client.get("/events/?topic=news", HTTP_ACCEPT=STREAM)
+        assert b"limited" in refused.content
+    response = client.get("/events/?topic=news", HTTP_ACCEPT=STREAM)
+    assert response.streaming
+    response.close()
+
+
 @pytest.mark.parametrize(
     ("url", "status"), [("/events/", 400), ("/events/?topic=a%20b", 400), ("/events/?topic=x", 403)]
 )
