@@ -57,8 +57,8 @@ def refuse_in_stream(request: HttpRequest, refusal: Refusal, config: BusConfig) 
     id = SSEDetails(request.META).last_event_id
     block = encode_refusal(refusal, id=id, retry=jittered(config.retry))
     response = HttpResponse(block, content_type=CONTENT_TYPE, headers=HEADERS)
-    # UpdateCacheMiddleware would keep it for everybody: it is a 200, and of these directives the
-    # middleware minds only "private".
+    # It is a 200, which UpdateCacheMiddleware keeps for everybody: of these directives that of
+    # Django 4.2 minds only "private".
     patch_cache_control(response, private=True, no_store=True)
     return response
 
