@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import AsyncToSync, SyncToAsync
-from django.db import connections, transaction
+from django.db import transaction
 from django.db.backends.signals import connection_created
 
 from .events import Draft
@@ -117,6 +117,4 @@ def _forget(key: int, reference: weakref.ref[Any]) -> None:
         del _opened[key]
 
 
-for _connection in connections.all(initialized_only=True):
-    _remember(connection=_connection)
 connection_created.connect(_remember, dispatch_uid="flosse_bus.commits")
