@@ -64,7 +64,7 @@ def accepts_only_streams(meta: Mapping[str, Any]) -> bool:
     Such a client can make nothing of any other answer, and never asks again after one.
     """
     names = [part.partition(";")[0].strip() for part in meta.get("HTTP_ACCEPT", "").split(",")]
-    return accepts_stream(meta) and all(name.lower() == EVENT_STREAM for name in names)
+    return accepts_stream(meta) and all(name.lower() in ("", EVENT_STREAM) for name in names)
 
 
 def resume_position(meta: Mapping[str, Any], query: QueryDict) -> str | None:

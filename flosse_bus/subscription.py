@@ -131,7 +131,8 @@ class Subscription:
         """
         with self._board.lock:
             if self._opening is not None:
-                return [*self._take_opening(), *self._take_pending()]
+                pending = self._take_pending()  # first: the opening says whether this is whole
+                return [*self._take_opening(), *pending]
             return self._take_pending()
 
     def take_opening(self) -> Sequence[Item]:

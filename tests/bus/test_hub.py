@@ -89,6 +89,21 @@ def test_an_overflow_does_not_swallow_a_reset_or_the_place_to_resume(run):
     run(main())
 
 
+def test_an_opening_does_not_say_resumed_before_a_reset(run):
+    """More than is kept has come between the registration and the first look."""
+
+    async def main():
+        async with hub_of(history_size=3) as (hub, backend):
+            first = await hub.open(["a"], after=None, signal=Flags())
+            await publish(hub, backend, "a", 1)
+            all_of(first)
+            again = await hub.open(["a"], after=str(first.cursor), signal=Flags())
+            await publish(hub, backend, "a", *range(2, 8))
+            assert brief(all_of(again)) == [("open", "1"), "overflow:a"]
+
+    run(main())
+
+
 def test_a_second_overflow_repeats_no_reset(run):
     async def main():
         async with hub_of(max_pending=2, history_size=4) as (hub, backend):

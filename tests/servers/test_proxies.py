@@ -122,7 +122,10 @@ def test_an_event_source_that_comes_while_the_server_is_away_comes_back(
     url = behind(proxy, server.port, proxy.haste).url
     stream = {"Accept": "text/event-stream"}
     server.stop()
-    again = secure.get(f"{url}/events/?topic=orders", headers=stream)
+    origin = "https://app.example.com"
+    again = secure.get(f"{url}/events/?topic=orders", headers={**stream, "Origin": origin})
+    assert again.headers["Access-Control-Allow-Origin"] == origin
+    assert again.headers["Access-Control-Allow-Credentials"] == "true"
     assert (again.status_code, again.text) == (200, ":\n\n")
     assert again.headers["Content-Type"].partition(";")[0] == "text/event-stream"
     assert again.headers["Cache-Control"] == "no-store"
