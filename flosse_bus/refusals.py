@@ -7,6 +7,7 @@ trouble is temporary and the client accepts nothing but a stream, the refusal is
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, cast
 
 from django.conf import settings
@@ -52,10 +53,16 @@ def refuse(refusal: Refusal) -> JsonResponse:
     return response
 
 
-def refuse_in_stream(request: HttpRequest, refusal: Refusal, config: BusConfig) -> HttpResponse:
-    """Return a stream of one block, after which the client comes back where it was."""
+def refuse_in_stream(
+    request: HttpRequest, refusal: Refusal, config: BusConfig, *, wait: float = 0
+) -> HttpResponse:
+    """Return a stream of one block, after which the client comes back where it was.
+
+    ``wait``: seconds before which it need not try, where they are known.
+    """
     id = SSEDetails(request.META).last_event_id
-    block = encode_refusal(refusal, id=id, retry=jittered(config.retry))
+    retry = jittered(max(config.retry, math.ceil(wait * 1000)))
+    block = encode_refusal(refusal, id=id, retry=retry)
     response = HttpResponse(block, content_type=CONTENT_TYPE, headers=HEADERS)
     # It is a 200, which UpdateCacheMiddleware keeps for everybody: of these directives that of
     # Django 4.2 minds only "private".

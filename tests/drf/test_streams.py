@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from rest_framework.renderers import BrowsableAPIRenderer, JSONRenderer
 
+from flosse_bus import bus
 from flosse_bus.contrib.drf.renderers import (
     EventStreamBrowsableAPIRenderer,
     EventStreamRenderer,
@@ -14,6 +17,7 @@ from flosse_bus.contrib.drf.renderers import (
 from flosse_bus.contrib.drf.views import EventStreamAPIView
 from flosse_bus.exceptions import TooManyStreams
 from flosse_bus.transport import slots
+from flosse_bus.wire import Decoder
 from tests.asgi import site
 from tests.drf.conftest import events
 from tests.drf.views import Counting
@@ -101,6 +105,22 @@ def test_answers_that_are_no_streams_are_json(get, path, status, body, also):
     assert body is None or response.json() == body
     assert {name: response[name] for name in also} == also
     assert not response.streaming
+
+
+def test_an_event_source_that_is_throttled_comes_back(get, caplog):
+    """It is told when, and keeps its position. The log has it as what it is."""
+    before = bus.hubs.notices.refusals
+    response = get("/api/throttled/", **{"Last-Event-ID": "7"})
+    assert (response.status_code, response["Content-Type"]) == (200, STREAM)
+    [block] = Decoder().feed(response.content)
+    assert (block.event, block.id) == ("stream-error", "7")
+    detail = "Request was throttled. Expected available in 7 seconds."
+    assert json.loads(block.data) == {"code": "limited", "detail": detail}
+    assert 5250 <= block.retry <= 8750
+    [record] = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "flosse_bus")
+    assert record.getMessage() == f"stream refused on Throttled: {detail}"
+    assert bus.hubs.notices.refusals == before + 1
 
 
 @pytest.mark.parametrize(

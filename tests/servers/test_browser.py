@@ -152,6 +152,17 @@ def test_pages_of_other_origins(serve, page, listed):
                 await ask("?topic=news", { "Last-Event-ID": "earliest" }),
                 await ask("?topic=news", { Authorization: "Bearer x", Accept: "text/event-stream" }),
                 await ask("?topic=secret", { "Last-Event-ID": "earliest" }),
+                await ask("?topic=news", {
+                    "X-CSRFToken": "x",
+                    "X-Requested-With": "XMLHttpRequest",
+                    "Datastar-Request": "true",
+                    "Content-Type": "application/json",
+                    Pragma: "no-cache",
+                    "Cache-Control": "no-cache",
+                    traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                    tracestate: "x=1",
+                    baggage: "x=1",
+                }),
                 await ask("?topic=news", { "X-Other": "1" }),
                 await ask("health/", {}),
             ];
@@ -163,8 +174,39 @@ def test_pages_of_other_origins(serve, page, listed):
         assert seen[:3] == ["open", [200, "retry:"], [200, "retry:"]]
         status, body = seen[3]
         assert (status, body["topics"]) == (403, ["secret"])
+        assert seen[4] == [200, "retry:"]
     else:
-        assert seen[:4] == ["error", ["TypeError"], ["TypeError"], ["TypeError"]]
+        assert seen[:5] == ["error", *[["TypeError"]] * 4]
+
+
+def test_an_event_source_over_a_limit_is_told_and_comes_back(serve, http, page):
+    """A page of another origin reads why, keeps its position, and gets in when there is room."""
+    pages = serve("uvicorn")
+    server = serve("uvicorn", bus={"ALLOWED_ORIGINS": [pages.url], "MAX_STREAMS": 1, "RETRY": 200})
+    page.goto(f"{pages.url}/login/")
+    page.evaluate(
+        """async (events) => {
+            window.first = new EventSource(`${events}?topic=news`);
+            const { lastEventId } = await new Promise((resolve) => {
+                window.first.addEventListener("stream-open", resolve);
+            });
+            window.codes = [];
+            window.seen = [];
+            const query = new URLSearchParams({ topic: "orders", last_event_id: lastEventId });
+            const second = new EventSource(`${events}?${query}`);
+            second.addEventListener("stream-error", ({ data, lastEventId: id }) => {
+                window.codes.push([JSON.parse(data).code, id === lastEventId]);
+            });
+            second.addEventListener("shop.order.created", ({ data }) => window.seen.push(data));
+        }""",
+        f"{server.url}/events/",
+    )
+    page.wait_for_function("window.codes.length >= 2")
+    place(http, server.url, "Kettle")  # while it is kept out
+    page.evaluate("window.first.close()")
+    page.wait_for_function("window.seen.length === 1")
+    codes = page.evaluate("window.codes")
+    assert codes == [["limited", True]] * len(codes)
 
 
 def test_the_page_is_closed_and_the_stream_is_gone(serve, http, page):

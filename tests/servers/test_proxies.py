@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
@@ -139,6 +141,44 @@ def test_an_event_source_that_comes_while_the_server_is_away_comes_back(
     serve("uvicorn", port=server.port, bus=shared_bus)
     with secure.stream("GET", f"{url}/events/?topic=orders", headers=stream) as opened:
         assert next(opened.iter_text()).startswith("retry: ")
+
+
+class Full(BaseHTTPRequestHandler):
+    """A server that refuses by itself, as uvicorn does over ``--limit-concurrency``."""
+
+    def do_GET(self):
+        self.send_response(503)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", "4")
+        self.end_headers()
+        self.wfile.write(b"Full")
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def full():
+    """The port of such a server."""
+    with ThreadingHTTPServer((HOST, 0), Full) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("proxy", KINDS, ids=binary)
+def test_what_a_server_refuses_by_itself(behind, full, secure, proxy):
+    """HAProxy makes a stream of it, for an EventSource. No other request's answer is touched."""
+    url = f"{behind(proxy, full).url}/events/?topic=orders"
+    for accept in ["text/event-stream", "*/*"]:
+        answer = secure.get(url, headers={"Accept": accept})
+        kind = answer.headers["Content-Type"].partition(";")[0]
+        again = proxy is HAProxy and accept != "*/*"
+        assert (answer.status_code, kind, answer.text) == (
+            (200, "text/event-stream", ":\n\n") if again else (503, "text/plain", "Full")
+        )
 
 
 @each_proxy

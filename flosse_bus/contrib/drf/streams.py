@@ -68,10 +68,14 @@ class EventStreamMixin(_Base):
         request = self.request._request
         # Throttles answer 429, too.
         if isinstance(exc, APIException) and is_told_in_stream(request, response.status_code):
-            refusal = getattr(exc, "refusal", None) or Refusal(
-                status=response.status_code, detail=str(exc.detail)
-            )
-            return refuse_in_stream(request, refusal, buses[DEFAULT_ALIAS].config)
+            bus = buses[DEFAULT_ALIAS]
+            if isinstance(exc, StreamRefused):
+                return refuse_in_stream(request, exc.refusal, bus.config)
+            refusal = Refusal(status=response.status_code, detail=str(exc.detail))
+            # Nobody else says so: the answer's status is that of a stream.
+            bus.hubs.notices.refused((type(self).__qualname__,), refusal.detail)
+            wait = getattr(exc, "wait", None) or 0
+            return refuse_in_stream(request, refusal, bus.config, wait=wait)
         if isinstance(exc, StreamRefused):
             response.headers["Cache-Control"] = "no-store"
             if response.status_code in TEMPORARY:
