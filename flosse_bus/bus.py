@@ -258,14 +258,16 @@ class Bus:
         return True
 
     async def _adefer(self, items: Sequence[Draft], using: str | None) -> bool:
-        if using is None or not may_wait_for_async(using):
+        if using is None:
+            return False
+        if using in connections.settings and not may_wait_for_async(using):
             return False
         return await sync_to_async(self._defer)(items, using)
 
-    def _publish_committed(self, items: Sequence[Draft]) -> None:
+    def _publish_committed(self, calls: Sequence[Sequence[Draft]]) -> None:
         # The transaction is over: raising would undo nothing and would take with it whatever else
         # waits for the same commit.
-        for batch in _batches(items):
+        for batch in _batches(calls):
             try:
                 if len(batch) == 1:
                     self.backend.publish(batch[0])
@@ -369,15 +371,18 @@ def _make_bus(config: BusConfig) -> Bus:
     return Bus(config, import_backend(config)(config, **config.options))
 
 
-def _batches(items: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
-    """Split what is too much for one call."""
-    start, size = 0, 0
-    for index, item in enumerate(items):
-        size += len(item.body)
-        if index > start and (index - start >= MAX_BATCH or size > MAX_BATCH_BYTES):
-            yield items[start:index]
-            start, size = index, len(item.body)
-    yield items[start:]
+def _batches(calls: Sequence[Sequence[Draft]]) -> Iterator[Sequence[Draft]]:
+    """Join calls as far as one call to a backend holds them. None is cut apart."""
+    batch: list[Draft] = []
+    total = 0
+    for items in calls:
+        size = sum(len(item.body) for item in items)
+        if batch and (len(batch) + len(items) > MAX_BATCH or total + size > MAX_BATCH_BYTES):
+            yield batch
+            batch, total = [], 0
+        batch.extend(items)
+        total += size
+    yield batch
 
 
 def _check_limit(limit: int | None) -> int | None:

@@ -22,8 +22,8 @@ from .events import Draft
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-#: Sends what was committed, and does not raise.
-Send = Callable[[Sequence[Draft]], None]
+#: Sends what was committed, the events of each call apart, and does not raise.
+Send = Callable[[Sequence[Sequence[Draft]]], None]
 
 
 def send_on_commit(connection: BaseDatabaseWrapper, send: Send, drafts: Sequence[Draft]) -> None:
@@ -33,9 +33,11 @@ def send_on_commit(connection: BaseDatabaseWrapper, send: Send, drafts: Sequence
     last = next(earlier, None)
     hook = _Hook(last.batch if last is not None else [], send, drafts)
     transaction.on_commit(hook, using=connection.alias, robust=True)
-    # Django drops a hook together with the savepoints in the first field of its entry.
-    savepoints, *rest = hooks[-1]
-    hooks[-1] = (_Savepoints(savepoints, hook), *rest)
+    # Django drops a hook together with the savepoints in the first field of its entry. There is no
+    # such entry where a test has on_commit() call hooks at once.
+    if hooks and hooks[-1][1] is hook:
+        savepoints, *rest = hooks[-1]
+        hooks[-1] = (_Savepoints(savepoints, hook), *rest)
 
 
 class _Hook:
@@ -50,13 +52,13 @@ class _Hook:
 
     def __call__(self) -> None:
         # Not what comes before: it was rolled back, or belongs to a test that captures hooks.
-        together: dict[Send, list[Draft]] = {}
+        together: dict[Send, list[Sequence[Draft]]] = {}
         for hook in self.batch[self.index :]:
             if hook.drafts:
-                together.setdefault(hook.send, []).extend(hook.drafts)
+                together.setdefault(hook.send, []).append(hook.drafts)
                 hook.drafts = ()
-        for send, drafts in together.items():
-            send(drafts)
+        for send, calls in together.items():
+            send(calls)
 
 
 class _Savepoints(set[str]):

@@ -103,7 +103,8 @@ class Ring(Generic[ItemT]):
         if self._max_bytes is not None:
             self._bytes -= self._items[self._start].size
         self._start += 1
-        if self._start * 8 >= self._size:
+        # Of a ring that is bounded by bytes no more than an eighth may be dead, either.
+        if self._start * 8 >= min(self._size, len(self._items)):
             del self._positions[: self._start]
             del self._items[: self._start]
             self._start = 0

@@ -11,6 +11,7 @@ import sys
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from django.db import connections, transaction
+from django.utils.connection import ConnectionDoesNotExist
 
 from flosse_bus import Event, bus
 from flosse_bus.exceptions import (
@@ -254,6 +255,38 @@ def spy(monkeypatch):
 
     monkeypatch.setattr(bus.backend, "publish_many", noted)
     return calls
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_test_may_have_hooks_called_at_once(monkeypatch):
+    monkeypatch.setattr(transaction, "on_commit", lambda hook, using=None, robust=False: hook())
+    with transaction.atomic():
+        bus.publish("t", 1)
+    assert [event.data for event in bus.history("t")] == [1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_each_call_of_a_transaction_stays_whole(monkeypatch):
+    sizes = []
+    publish_many = bus.backend.publish_many
+    monkeypatch.setattr(
+        bus.backend,
+        "publish_many",
+        lambda drafts: sizes.append(len(drafts)) or publish_many(drafts),
+    )
+    with transaction.atomic():
+        for _ in range(2):
+            bus.publish_many([("t", n) for n in range(6000)])
+        bus.publish("t", "last")
+    assert sizes == [6000, 6001]
+
+
+def test_an_unknown_database_is_refused(run):
+    with pytest.raises(ConnectionDoesNotExist):
+        bus.publish("t", 1, using="nope")
+    with pytest.raises(ConnectionDoesNotExist):
+        run(bus.apublish("t", 1, using="nope"))
+    assert bus.history("t") == []
 
 
 @pytest.mark.django_db

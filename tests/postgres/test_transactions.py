@@ -288,3 +288,14 @@ def test_a_shorter_ttl_leaves_no_hole(pg):
         history = backend.read(["a"]).topics["a"]
         assert history.records == (last,)
         assert gone.position <= history.evicted < last.position
+
+
+def test_a_truncated_log_knows_no_keys(own):
+    """Else an event with a key of the old log would be dropped from its transaction in silence."""
+    with database.backend(own) as backend:
+        bus = Bus(backend.config, backend)
+        bus.publish("a", 1, using=own, idempotency_key="k")
+        database.sql(own, "TRUNCATE flosse_bus_event")
+        with transaction.atomic(using=own):
+            bus.publish("a", 2, using=own, idempotency_key="k")
+        assert [event.data for event in bus.history("a")] == [2]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 
 import pytest
@@ -110,3 +111,16 @@ def test_a_bound_in_bytes_keeps_the_newest_that_fit(size, max_bytes, sizes):
             kept.insert(0, before)
         assert positions(ring) == kept
         assert ring.evicted == kept[0] - 1
+
+
+def test_what_does_not_fit_in_its_bytes_is_not_held():
+    """However many events it might keep: the dead ones are a bounded part of it."""
+    ring = Ring(size=1000, ttl=None, max_bytes=100)
+    held = []
+    for position in range(1, 200):
+        item = Item(position, size=50)
+        held.append(weakref.ref(item))
+        ring.append(item)
+        del item
+    assert len(ring) == 2
+    assert sum(reference() is not None for reference in held) <= 3

@@ -83,6 +83,7 @@ CREATE FUNCTION flosse_bus_truncated() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_notify(flosse_bus_channel(l.bus), '') FROM flosse_bus_log l;
     DELETE FROM flosse_bus_log;
+    DELETE FROM flosse_bus_key;  -- a new log knows none
     RETURN NULL;
 END
 $$
