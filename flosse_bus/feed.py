@@ -350,7 +350,7 @@ class Feed:
             self._progress()
 
     async def _probe(self) -> None:
-        while True:
+        while not self._closed:
             await asyncio.sleep(PROBE)
             if self._listener is not None and not self._down:
                 try:
@@ -360,7 +360,8 @@ class Feed:
                         logger.exception("bus %r: could not probe its listener", self._config.alias)
 
     async def _tidy(self) -> None:
-        while True:
+        # Not for ever: wait_for() may hide that the task was cancelled before Python 3.12.
+        while not self._closed:
             await asyncio.sleep(LINGER)
             try:
                 await self.sweep()

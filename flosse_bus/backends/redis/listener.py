@@ -213,7 +213,8 @@ class RedisListener(Listener):
         self._ready.set()
 
     async def _keep_probing(self, connection: AbstractConnection) -> None:
-        while True:
+        # Not for ever: wait_for() may hide that the task was cancelled before Python 3.12.
+        while not self._closed:
             await self._probe_wanted.wait()
             self._probe_wanted.clear()
             tail, run = await in_thread(self._backend.tail_and_run)
