@@ -48,7 +48,9 @@ class Event:
     published_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Drafts and records are not to be changed either. To freeze them would make each twice as slow to
+# create, which for publish_many is a fifth of its time here.
+@dataclass(slots=True, kw_only=True)
 class Draft:
     """A checked and encoded event that has no position yet. ``body`` is UTF-8.
 
@@ -76,7 +78,7 @@ class Draft:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Record:
     """An event in the log ``epoch``.
 
