@@ -11,7 +11,7 @@ from django.http.response import HttpResponseBase
 
 from .bus import buses
 from .responses import StreamResponse
-from .transport import opened, shutdown
+from .transport import shutdown
 from .transport.servers import Send
 from .transport.takeover import Exchange, Receive
 
@@ -64,9 +64,8 @@ async def _live(receive: Receive, send: Send) -> None:
             shutdown.install()
             await send({"type": "lifespan.startup.complete"})
         elif kind == "lifespan.shutdown":
+            shutdown.end_streams()
             for bus in buses.opened():
-                bus.hubs.end_all("shutdown")
                 await bus.hubs.here().aclose()
-            opened.end_all("shutdown")
             await send({"type": "lifespan.shutdown.complete"})
             return

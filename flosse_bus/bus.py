@@ -298,6 +298,7 @@ class BusHandler:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._buses: dict[str, Bus] = {}
+        self._ending: str | None = None
 
     def __getitem__(self, alias: str) -> Bus:
         bus = self._buses.get(alias)
@@ -306,6 +307,9 @@ class BusHandler:
                 bus = self._buses.get(alias)
                 if bus is None:
                     bus = self._buses[alias] = _make_bus(load(alias))
+                    # Looked at last: a signal handler may set it at any time.
+                    if self._ending is not None:
+                        bus.hubs.end_all(self._ending)
         return bus
 
     def __iter__(self) -> Iterator[str]:
@@ -322,16 +326,27 @@ class BusHandler:
         """Return every configured bus."""
         return [self[alias] for alias in self]
 
+    def end_all(self, reason: str) -> None:
+        """End every stream of this process, now and later, whether or not its bus has been used.
+
+        Any thread, signal handlers included.
+        """
+        self._ending = reason
+        for bus in self.opened():
+            bus.hubs.end_all(reason)
+
     def close_all(self) -> None:
         """End every stream and forget the buses; the next use reads the settings again."""
         with self._lock:
             buses, self._buses = self._buses, {}
+            self._ending = None
         for bus in buses.values():
             bus.close()
 
     def after_fork(self) -> None:
         """A forked child has neither the parent's threads nor the right to its locks."""
         self._lock = threading.RLock()
+        self._ending = None
         for bus in self._buses.values():
             bus.hubs.forget()
             bus.begin()

@@ -77,8 +77,7 @@ def _after_streams(stop: Callable[[], object], deadline: float) -> None:
 
 def end_streams() -> None:
     """End those of this process, now and later. Any thread, signal handlers included."""
-    for bus in buses.opened():
-        bus.hubs.end_all("shutdown")
+    buses.end_all("shutdown")
     opened.end_all("shutdown")
 
 

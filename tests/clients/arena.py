@@ -18,7 +18,10 @@ NAMES = ["item", "stream-open", "stream-ping", "stream-reset", "stream-error"]
 #: Milliseconds without a sign of life after which a client comes back, in the case that needs it.
 PATIENCE = 1500
 HISTORY = 60
-BUS = {"HEARTBEAT": 0.5, "RETRY": 200, "HISTORY_SIZE": HISTORY, "PUBLIC_TOPICS": ["load.**"]}
+#: A topic of which enough is kept for clients that are away for long.
+KEPT = "load.kept"
+KEEPING = {"HISTORY_SIZE": HISTORY, "TOPICS": {KEPT: {"HISTORY_SIZE": 10_000}}}
+BUS = {"HEARTBEAT": 0.5, "RETRY": 200, "PUBLIC_TOPICS": ["load.**"], **KEEPING}
 #: Seconds between events that ask whether a client has a stream, where it does not say so itself.
 PROBE = 0.5
 #: Seconds for which a client may be behind all others, where it is known that it never comes.

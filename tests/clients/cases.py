@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import httpx
 
-from tests.clients.arena import HISTORY, PATIENCE
+from tests.clients.arena import HISTORY, KEPT, PATIENCE
 from tests.clients.verdict import numbers
+from tests.processes import wait_until
 
 
 def _arrived(arena, published):
@@ -51,6 +54,8 @@ def _away(arena, case, published, meanwhile, then, kind):
 LATE = 20.0
 #: How long the server is away at most: some clients come back after five seconds only.
 AWAY = 7.0
+#: Seconds between events while the server is restarted again and again.
+PACE = 0.05
 #: A request takes at least so many bytes.
 REQUEST = 60
 
@@ -163,6 +168,41 @@ def behind(arena, case, proxy):
     published += arena.publish(topic, topic)
     arena.wait(_arrived(arena, published), "what came then", case, LATE)
     return published
+
+
+def restarts_behind(arena, proxy, times):
+    """Events go on and on while the server is restarted, and nobody waits for the clients."""
+    topic = (KEPT, None)
+    arena.follow([KEPT], upstream=proxy.port, scheme="https")
+    published = arena.publish(topic, topic)
+    arena.wait(_arrived(arena, published), "the first events")
+    halt = threading.Event()
+
+    def publish():
+        while not halt.wait(PACE):
+            published.extend(arena.publish(topic))
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        for _ in range(times):
+            arena.server.stop()
+            _answer(proxy)
+            arena.serve()
+            _served(proxy, arena.server)
+    finally:
+        halt.set()
+        thread.join()
+    arena.wait(_arrived(arena, published), "what came meanwhile", "restarts", 3 * LATE)
+    published += arena.publish(topic, topic)
+    arena.wait(_arrived(arena, published), "what came then", "restarts", LATE)
+    return published
+
+
+def _served(proxy, server):
+    """Wait until the proxy has noticed that the server is back."""
+    with httpx.Client(timeout=20, trust_env=False, verify=proxy.certificate.context) as client:
+        wait_until(lambda: client.get(f"{proxy.url}/client/fetch/").is_success, "the proxy")
 
 
 def _answer(proxy):

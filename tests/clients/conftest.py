@@ -8,7 +8,7 @@ import pytest
 
 from tests.brokers import RedisServer, redis_binaries
 from tests.clients import packages
-from tests.clients.arena import Arena
+from tests.clients.arena import KEEPING, Arena
 from tests.conftest import missing
 from tests.proxies import Certificate
 
@@ -49,6 +49,6 @@ def started(tmp_path_factory, certificate, clients_redis):
 @pytest.fixture
 def arena(started, configure, clients_redis):
     """The arena, with a bus in this process that its server hears."""
-    configure(**clients_redis, HISTORY_SIZE=started.bus["HISTORY_SIZE"])
+    configure(**clients_redis, **KEEPING)
     yield started
     started.stop()

@@ -6,7 +6,7 @@ import pytest
 
 from tests import TORTURE
 from tests.clients import page
-from tests.clients.cases import DIRECT, behind, end, silence
+from tests.clients.cases import DIRECT, behind, end, restarts_behind, silence
 from tests.clients.roster import ROSTER, TOLD_CASES
 from tests.clients.verdict import EXACT, LOST, TOLD, judge
 from tests.conftest import missing
@@ -69,6 +69,23 @@ def test_behind(arena, record_property, certificate, tmp_path, case):
     with kind(tmp_path, certificate, arena.server.port) as proxy:
         check(arena, case, behind(arena, case, proxy), record_property)
         arena.stop()
+
+
+@pytest.mark.skipif(not TORTURE, reason="takes minutes: FLOSSE_TORTURE is not set")
+@pytest.mark.timeout(900)
+def test_ten_restarts_behind_nginx(arena, certificate, tmp_path):
+    kind = BEHIND["nginx"]
+    if kind.program() is None:
+        missing(f"no {kind.binary} on this machine")
+    with kind(tmp_path, certificate, arena.server.port) as proxy:
+        published = restarts_behind(arena, proxy, 10)
+        found = verdicts(arena, published)
+        arena.stop()
+    print(f"{len(published)} events, ten restarts:")
+    for client, verdict in found.items():
+        print(f"  {client.name}: {verdict.outcome} {verdict.detail[:300]}")
+    torn = {client for client in found if "middle" in client.limits}
+    assert {found[client].outcome for client in found.keys() - torn} == {EXACT}
 
 
 def test_what_users_must_do_is_needed(arena):

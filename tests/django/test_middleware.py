@@ -13,7 +13,7 @@ from django.http import HttpResponse, StreamingHttpResponse
 from django.middleware.gzip import GZipMiddleware
 from django.test import RequestFactory
 
-from flosse_bus import bus
+from flosse_bus import bus, buses
 from flosse_bus.middleware import BusMiddleware
 from flosse_bus.transport import shutdown
 
@@ -95,6 +95,19 @@ class TestShutdown:
                 assert list(events) == []
         finally:
             signal.signal(signal.SIGTERM, before)
+
+    def test_streams_of_a_bus_that_is_first_used_then_end_too(self):
+        """The signal comes while the server's very first request is on its way."""
+        before = signal.signal(signal.SIGTERM, lambda *args: None)
+        try:
+            buses.close_all()
+            shutdown.install()
+            signal.raise_signal(signal.SIGTERM)
+            with bus.subscribe("news") as events:
+                assert list(events) == []
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            buses.close_all()
 
     def test_an_ignored_signal_stays_ignored(self):
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
