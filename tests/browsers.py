@@ -6,16 +6,15 @@ No driver is needed, so that every browser which can run a page will do.
 from __future__ import annotations
 
 import contextlib
-import http.server
 import itertools
 import json
 import queue
 import shutil
-import threading
 from pathlib import Path
 from urllib.parse import urlencode
 
-from tests.processes import Process, free_port, wait_until
+from tests.answering import Answering
+from tests.processes import Process, wait_until
 
 PAGE = Path(__file__).with_name("lab") / "page.html"
 #: The page that a browser begins with. It shows others in frames, as long as they are needed.
@@ -64,43 +63,19 @@ def executable(kind):
     return next(filter(None, map(shutil.which, EXECUTABLES[kind])), None)
 
 
-class Hub:
+class Hub(Answering):
     """Tells one browser what to open, and takes what the pages have seen.
 
     It is an origin of its own, and serves the page that checks servers too.
     """
 
     def __init__(self):
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__()
         #: The same server by another origin.
         self.other_url = f"http://localhost:{self.port}"
         self._orders = queue.SimpleQueue()
         self._reports = {}
         self._numbers = itertools.count(1)
-        hub = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                hub.get(self)
-
-            def do_POST(self):
-                hub.post(self)
-
-            def log_message(self, *args):
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc):
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
     def open(self, page, **params):
         """Have the browser open a page in a frame of its own, and return its number."""
@@ -115,34 +90,15 @@ class Hub:
         self._orders.put({"close": number})
         return json.loads(self._reports.pop(number))
 
-    # In threads of the server
-
-    def get(self, request):
-        path = request.path.partition("?")[0]
+    def get(self, path):
         if path == "/next":
-            order = {}
             with contextlib.suppress(queue.Empty):
-                order = self._orders.get(timeout=1)
-            self._answer(request, json.dumps(order), "application/json")
-        elif path in ("/", "/page/"):
-            body = HUB if path == "/" else PAGE.read_text()
-            self._answer(request, body, "text/html; charset=utf-8")
-        else:
-            self._answer(request, "", "text/plain", 404)
+                return self._orders.get(timeout=1)
+            return {}
+        return {"/": HUB, "/page/": PAGE.read_text()}.get(path)
 
-    def post(self, request):
-        body = request.rfile.read(int(request.headers["Content-Length"]))
-        self._reports[request.path.strip("/")] = body
-        self._answer(request, "", "text/plain")
-
-    def _answer(self, request, body, content_type, status=200):
-        encoded = body.encode()
-        with contextlib.suppress(OSError):  # the browser has gone
-            request.send_response(status)
-            request.send_header("Content-Type", content_type)
-            request.send_header("Content-Length", str(len(encoded)))
-            request.end_headers()
-            request.wfile.write(encoded)
+    def post(self, path, body):
+        self._reports[path.strip("/")] = body
 
 
 def launch(kind, url, directory, *options):

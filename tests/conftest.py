@@ -36,6 +36,18 @@ def pytest_collection_modifyitems(config, items):
         items.sort(key=lambda item: item.get_closest_marker("server") is None)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Let coverage follow only those servers that are marked for it: it takes a third of their time.
+
+    What they run is mostly the same, and what it does is asserted all the same.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if item.get_closest_marker("server") and not item.get_closest_marker("measured"):
+            patch.setenv("COVERAGE_PROCESS_CONFIG", "")
+        return (yield)
+
+
 def pytest_terminal_summary(terminalreporter):
     """One line about the matrix of clients, from whatever process has run it."""
     reports = [

@@ -7,6 +7,7 @@ the executor's queue it would be a third of what it holds in all.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -28,54 +29,71 @@ AT_ONCE = 4
 #: Seconds for which a thread goes on with the same database connection.
 SLICE = 0.25
 
-Answers = list[tuple["Outlet", "Refusal | Exception | None"]]
-
 
 class Rechecks:
     """Those of one event loop that wait to be asked about."""
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._waiting: deque[Outlet] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._answers: deque[tuple[Outlet, Refusal | Exception | None]] = deque()
+        self._announced = False
 
     def add(self, outlet: Outlet) -> None:
         """Ask about a stream that is not waiting already, and tell it by ``answered``."""
         self._waiting.append(outlet)
         if len(self._tasks) < AT_ONCE:
-            task = asyncio.get_running_loop().create_task(self._work())
+            task = self._loop.create_task(self._work())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         while self._waiting:
-            answers: Answers = []
             try:
-                await sync_to_async(_ask, thread_sensitive=False)(self._waiting, answers)
+                await sync_to_async(self._ask, thread_sensitive=False)()
             except Exception:
                 logger.exception("database connections could not be given back")
-            for outlet, answer in answers:  # which may enter the task of its own request
-                loop.call_soon(outlet.answered, answer)
 
+    def _hand_out(self) -> None:
+        self._announced = False  # first: what comes from now on is announced again
+        while self._answers:
+            outlet, answer = self._answers.popleft()
+            # By itself, as it may enter the task of its own request.
+            self._loop.call_soon(outlet.answered, answer)
 
-def _ask(waiting: deque[Outlet], answers: Answers) -> None:
-    """Ask about whoever is next, until nobody is or others may want the thread."""
-    end = time.monotonic() + SLICE
-    try:
-        while waiting and time.monotonic() < end:
-            try:
-                outlet = waiting.popleft()
-            except IndexError:  # another thread was quicker
-                return
-            if outlet.ended.done():
-                continue
-            try:
-                answers.append((outlet, outlet.ask()))
-            except Exception as error:  # noqa: BLE001  # because it ends this stream alone
-                answers.append((outlet, error))
-            _leave_clean()
-    finally:
-        release_connections()
+    # In threads
+
+    def _ask(self) -> None:
+        """Ask about whoever is next, until nobody is or others may want the thread."""
+        waiting = self._waiting
+        end = time.monotonic() + SLICE
+        try:
+            while waiting and time.monotonic() < end:
+                try:
+                    outlet = waiting.popleft()
+                except IndexError:  # another thread was quicker
+                    return
+                if outlet.ended.done():
+                    continue
+                try:
+                    self._announce(outlet, outlet.ask())
+                except Exception as error:  # noqa: BLE001  # because it ends this stream alone
+                    self._announce(outlet, error)
+                _leave_clean()
+        finally:
+            release_connections()
+
+    def _announce(self, outlet: Outlet, answer: Refusal | Exception | None) -> None:
+        """Let the loop have an answer now: the next question may take long.
+
+        The loop is woken once for all that have come until it gets to them.
+        """
+        self._answers.append((outlet, answer))
+        if not self._announced:
+            self._announced = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
+                self._loop.call_soon_threadsafe(self._hand_out)
 
 
 def _leave_clean() -> None:

@@ -60,7 +60,10 @@ def lacks(host):
             None if webkit_version() else "no WebKitGTK with its bindings and xvfb on this machine"
         )
     if host == "node":
-        return None if shutil.which("node") else "no node on this machine"
+        try:
+            packages.node()
+        except packages.Missing as reason:
+            return str(reason)
     return None
 
 
@@ -99,9 +102,8 @@ def start(host, desk, directory, installed, certificate, ports):
         }  # fmt: skip
         process = Screen(command, log=directory / "webkit.log", env=env)
     elif host == "node":
-        program, env = packages.node()
-        command = [program, str(DRIVERS / "node.mjs"), desk.url, str(installed)]
-        env = {**env, "NODE_EXTRA_CA_CERTS": str(certificate.authority)}
+        command = [packages.node(), str(DRIVERS / "node.mjs"), desk.url, str(installed)]
+        env = {**packages.environment(), "NODE_EXTRA_CA_CERTS": str(certificate.authority)}
         process = Process(command, log=directory / "node.log", env=env)
     else:
         command = [sys.executable, str(DRIVERS / "libraries.py"), desk.url]

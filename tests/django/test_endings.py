@@ -213,7 +213,7 @@ def read_all(stream):
 )
 def test_under_wsgi(subscribe, client, session, private, endings, monkeypatch, act, reason):
     stream = subscribe("topic=private")
-    next(stream), next(stream)
+    next(stream)
     act(stream, client=client, private=private)
     if reason == "error":
         monkeypatch.setattr(Access, "recheck", fail)

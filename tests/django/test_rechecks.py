@@ -100,6 +100,39 @@ def test_what_is_overdue_waits_for_its_answer(run, door):
     run(main())
 
 
+def test_an_answer_does_not_wait_for_the_next_question(run, ask, monkeypatch):
+    """Which the same thread asks, and which may take long."""
+    monkeypatch.setattr(rechecks, "AT_ONCE", 1)
+    again, let_go = [], threading.Event()
+
+    def answer(request):
+        if ready:
+            again.append(request)
+            if len(again) > 1:
+                assert let_go.wait(20)
+            return False
+        return True
+
+    async def main():
+        async with site() as here:
+            streams = [await here.follow("/asked-again/") for _ in range(2)]
+            await eventually(lambda: all(s.overdue for s in accesses(here)), "all to be overdue")
+            ready.append(True)
+            await bus.apublish("private", 1, using=None)
+            try:
+                await eventually(lambda: any(s.task.done() for s in streams), "the first to end")
+                assert not all(s.task.done() for s in streams)
+            finally:
+                let_go.set()
+            for stream in streams:
+                await stream.over()
+                assert stream.events == [("stream-error", NO)]
+
+    ready = []
+    ask(answer)
+    run(main())
+
+
 def accesses(here):
     return [outlet._stream.access for outlet in fanout.fanouts.here().guarded]
 

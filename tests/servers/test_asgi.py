@@ -82,6 +82,7 @@ def test_500_streams_from_the_first_event_to_the_stop(serve, http, kind):
             server.process.send_signal(signal.SIGTERM)
 
 
+@pytest.mark.measured
 def test_ctrl_c_is_heard_by_the_project_and_by_the_server(serve, http, kind, monkeypatch):
     command = Project.COMMANDS[kind]
     command = [part.replace(ASGI, "tests.lab.handlers:application") for part in command]

@@ -41,6 +41,7 @@ def timeouts(http, url):
     return http.get(f"{url}/events/health/").json()["buses"]["default"]["counters"]["timeouts"]
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("kind", ["uvicorn", "gthread", *(OTHERS if TORTURE else [])])
 def test_a_client_that_is_slow_is_kept(serve, http, shared_bus, kind):
     """Beside one that takes nothing: that one is given up, which is counted."""
@@ -134,6 +135,7 @@ def fill(clients, reading, first=0):
     assert [data[0] for data in reading[0].data] == list(range(first + 10))
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("kind", ["uvicorn", "uvicorn-h11", "daphne", "hypercorn", "granian"])
 def test_a_client_that_reads_no_more_is_given_up(serve, http, shared_bus, kind):
     server = serve(kind, bus={**shared_bus, "SEND_TIMEOUT": 1})
@@ -151,6 +153,7 @@ def test_a_client_that_reads_no_more_is_given_up(serve, http, shared_bus, kind):
         wait_until(lambda: all(stream.end for stream in reading), "the streams to end")
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("kind", ["uvicorn", "daphne", "hypercorn", "granian"])
 def test_a_client_that_reads_no_more_does_not_hold_a_server_that_stops(
     serve, http, shared_bus, monkeypatch, kind

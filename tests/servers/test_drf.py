@@ -10,7 +10,7 @@ from tests.processes import wait_until
 from tests.servers.test_servers import place
 from tests.streams_client import Streams
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.measured]
 
 API = {"DJANGO_SETTINGS_MODULE": "tests.drf.settings"}
 #: The example project's user.

@@ -12,7 +12,7 @@ import pytest
 
 from tests.processes import wait_until
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.measured]
 
 SERVERS = ["uvicorn", "gthread"]
 

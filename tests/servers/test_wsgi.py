@@ -81,6 +81,7 @@ def stalled(clients, port):
     return stream
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("kind", ["gthread", "gevent"])
 def test_a_client_that_does_not_read_is_given_up(serve, http, shared_bus, kind):
     server = serve(kind, bus={**shared_bus, "SEND_TIMEOUT": 1})
