@@ -165,14 +165,16 @@ class Bus:
             HistoryGone: events after ``after`` are no longer kept, or it is of another log.
         """
         check_topic(topic)
-        return _history(self.backend.read([topic]), topic, after, _check_limit(limit))
+        snapshot = self.backend.read([topic])
+        return _history(snapshot, self.config, topic, after, _check_limit(limit))
 
     async def ahistory(
         self, topic: str, after: str | None = None, limit: int | None = None
     ) -> list[Event]:
         """Like :meth:`history`, without blocking the event loop."""
         check_topic(topic)
-        return _history(await self.backend.aread([topic]), topic, after, _check_limit(limit))
+        snapshot = await self.backend.aread([topic])
+        return _history(snapshot, self.config, topic, after, _check_limit(limit))
 
     def subscribe(self, *topics: str, after: str | None = None) -> Subscribe:
         """Return a context manager, for ``with`` and ``async with``, that gives an iterator.
@@ -406,14 +408,16 @@ def _check_limit(limit: int | None) -> int | None:
     return limit
 
 
-def _history(snapshot: Snapshot, topic: str, after: str | None, limit: int | None) -> list[Event]:
+def _history(
+    snapshot: Snapshot, config: BusConfig, topic: str, after: str | None, limit: int | None
+) -> list[Event]:
     kept = snapshot.topics.get(topic)
     records = kept.records if kept is not None else ()
     if after is None:
         return [record.to_event() for record in (records[-limit:] if limit else records)]
     if after != EARLIEST:
         cursor = Cursor.parse(after)
-        evicted = kept.evicted if kept is not None else snapshot.forgotten
+        evicted = kept.evicted if kept is not None else snapshot.forgotten_of(topic, config)
         if not snapshot.holds(cursor):
             raise HistoryGone(
                 f"{after!r} is not a cursor of this bus's log, which has lost its history since or "

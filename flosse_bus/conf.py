@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 
 from .exceptions import InvalidBusBackend, InvalidTopic
-from .topics import compile_pattern
+from .topics import compile_pattern, meets
 
 SETTING = "FLOSSE_BUS"
 DEFAULT_ALIAS = "default"
@@ -90,12 +91,41 @@ class BusConfig:
         """Seconds for which idempotency keys are kept."""
         return KEY_TTL if self.history_ttl is None else self.history_ttl
 
-    def history_of(self, topic: str) -> History:
-        """Return what is kept of a topic: the first entry of ``TOPICS`` that covers it counts."""
-        for entry in self.topics:
+    @property
+    def signature(self) -> str:
+        """Names the patterns of ``TOPICS`` and their order, on which alone depends what
+        :meth:`class_of` says. Empty without any, when all topics are of one class.
+        """
+        if not self.topics:
+            return ""
+        patterns = "\n".join(entry.pattern for entry in self.topics)
+        return hashlib.sha1(patterns.encode(), usedforsecurity=False).hexdigest()[:12]
+
+    def class_of(self, topic: str) -> int:
+        """Return which entry of ``TOPICS`` counts for a topic: the first that covers it.
+
+        The number after the last is that of the rest, which none covers.
+        """
+        for number, entry in enumerate(self.topics):
             if entry.regex.fullmatch(topic):
-                return replace(self.history, **entry.given)
-        return self.history
+                return number
+        return len(self.topics)
+
+    def classes_of(self, name: str) -> Iterator[int]:
+        """Yield the class of a topic, or all that topics covered by a pattern may have."""
+        for number, entry in enumerate(self.topics):
+            if meets(name, entry.pattern):
+                yield number
+            if entry.regex.fullmatch(name):
+                return  # it covers all that is left
+        yield len(self.topics)
+
+    def history_of(self, topic: str) -> History:
+        """Return what is kept of a topic."""
+        number = self.class_of(topic)
+        if number == len(self.topics):
+            return self.history
+        return replace(self.history, **self.topics[number].given)
 
 
 def configured_aliases() -> list[str]:

@@ -203,10 +203,10 @@ class Switchboard:
         for name in names:
             interest = self._interests[name] = Interest(name)
             if interest.pattern:
-                interest.evicted = snapshot.forgotten
+                interest.evicted = snapshot.forgotten_of(name, self._config)
                 self._patterns.append(interest)
             elif name not in self._channels:
-                self._add_channel(name, lost=snapshot.forgotten)
+                self._add_channel(name, lost=snapshot.forgotten_of(name, self._config))
         self._hand_out(early)
 
     def _add_channel(self, topic: str, lost: int | None = None) -> Channel:
@@ -297,10 +297,10 @@ class Switchboard:
                 channel.ring = self._ring_of(channel.name, history)
             else:
                 channel.ring = self._new_ring(channel.name)
-                channel.ring.lose(snapshot.forgotten)
+                channel.ring.lose(snapshot.forgotten_of(channel.name, self._config))
         for interest in self._patterns:
             if interest.evicted > end:
-                interest.evicted = snapshot.forgotten
+                interest.evicted = snapshot.forgotten_of(interest.name, self._config)
         self._adopt(snapshot)
         self.position = max(end, 0)
         for subscription in self.subscriptions:
@@ -319,12 +319,16 @@ class Switchboard:
                 self._add_channel(topic)
         for name, channel in self._channels.items():
             history = snapshot.topics.get(name)
-            evicted = snapshot.forgotten if history is None else history.evicted
+            if history is not None:
+                evicted = history.evicted
+            else:
+                evicted = snapshot.forgotten_of(name, self._config)
             if evicted > max(channel.ring.head, self.position):
                 _lose(channel, evicted)
         for interest in self._patterns:
-            if snapshot.forgotten > max(interest.evicted, self.position):
-                interest.evicted = snapshot.forgotten
+            lost = snapshot.forgotten_of(interest.name, self._config)
+            if lost > max(interest.evicted, self.position):
+                interest.evicted = lost
                 for subscription in interest.subscriptions:
                     subscription.interrupt()
         missed = [record for h in snapshot.topics.values() for record in h.records]

@@ -67,6 +67,17 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return compile_template(check_subscription(pattern))
 
 
+def meets(one: str, other: str) -> bool:
+    """Tell whether two patterns have a topic in common. A topic is a pattern of itself."""
+    these, those = one.split("."), other.split(".")
+    for this, that in zip(these, those, strict=False):
+        if "**" in (this, that):
+            return True
+        if this != that and "*" not in (this, that):
+            return False
+    return len(these) == len(those)
+
+
 def compile_template(template: str) -> re.Pattern[str]:
     """Like :func:`compile_pattern`, with ``{name}`` placeholders as named groups.
 

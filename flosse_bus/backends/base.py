@@ -34,7 +34,8 @@ class Snapshot:
     """The log at one moment.
 
     ``tail`` is its last position, ``topics`` what is kept of each topic asked for, and
-    ``forgotten`` the highest position that any topic *not* in ``topics`` may have lost.
+    ``forgotten`` the highest position that any topic *not* in ``topics`` may have lost;
+    ``forgotten_by`` has what topics of a class may have lost beyond it (``BusConfig.class_of``).
     ``ancestors`` are the epochs that this log has gone on from, each with the last position that
     it brought along: a server that comes back may have lost what it had last, and would give the
     same positions to other events, so it goes on in an epoch of its own.
@@ -43,11 +44,22 @@ class Snapshot:
     tail: Cursor
     topics: Mapping[str, TopicHistory] = field(default_factory=dict)
     forgotten: int = 0
+    forgotten_by: Mapping[int, int] = field(default_factory=dict)
     ancestors: Mapping[str, int] = field(default_factory=dict)
 
     def holds(self, cursor: Cursor) -> bool:
         """Is this a place in the log, of whatever is kept there?"""
         return descends(self.tail, self.ancestors, cursor)
+
+    def forgotten_of(self, name: str, config: BusConfig) -> int:
+        """Return the highest position that a topic may have lost that is not in ``topics``.
+
+        Of a pattern: that any topic which it covers may have lost.
+        """
+        if not self.forgotten_by:
+            return self.forgotten
+        beyond = (self.forgotten_by.get(number, 0) for number in config.classes_of(name))
+        return max(self.forgotten, *beyond)
 
 
 class Interruption:

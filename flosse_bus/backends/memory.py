@@ -52,9 +52,10 @@ class MemoryBackend(BusBackend):
     def _new_log(self) -> None:
         self._epoch = new_epoch()
         self._position = 0
-        # Least recently published first, so that dead topics are found without a search.
+        # In the order in which dead ones are looked for.
         self._rings: OrderedDict[str, Ring[Record]] = OrderedDict()
-        self._forgotten = 0
+        # The highest position that a topic may have lost of which nothing is kept, by class.
+        self._forgotten: dict[int, int] = {}
         # Oldest first, as all are kept for the same time.
         self._keys: OrderedDict[str, Record] = OrderedDict()
 
@@ -81,10 +82,10 @@ class MemoryBackend(BusBackend):
                 return known
         ring = self._rings.get(draft.topic)
         if ring is None:
+            self._forget_one(now)
             ring = self._rings[draft.topic] = self._new_ring(draft.topic)
             previous = 0
         else:
-            self._rings.move_to_end(draft.topic)
             previous = ring.head
         self._position += 1
         record = draft.placed(
@@ -122,7 +123,9 @@ class MemoryBackend(BusBackend):
             return Snapshot(
                 tail=Cursor(self._epoch, self._position),
                 topics={topic: self._history(topic) for topic in topics},
-                forgotten=self._forgotten,
+                # Without TOPICS all are of one class.
+                forgotten=0 if self.config.topics else self._forgotten.get(0, 0),
+                forgotten_by=dict(self._forgotten) if self.config.topics else {},
             )
 
     async def aread(self, names: Iterable[str]) -> Snapshot:
@@ -169,8 +172,9 @@ class MemoryBackend(BusBackend):
 
     def _new_ring(self, topic: str) -> Ring[Record]:
         kept = self.config.history_of(topic)
-        # A topic that was forgotten may come back: it has lost at most what was forgotten.
-        return Ring(size=kept.size, ttl=kept.ttl, max_bytes=kept.max_bytes, evicted=self._forgotten)
+        # A topic that was forgotten may come back: it has lost at most what its class has.
+        lost = self._forgotten.get(self.config.class_of(topic), 0)
+        return Ring(size=kept.size, ttl=kept.ttl, max_bytes=kept.max_bytes, evicted=lost)
 
     def _history(self, topic: str) -> TopicHistory:
         ring = self._rings[topic]
@@ -178,12 +182,18 @@ class MemoryBackend(BusBackend):
         return TopicHistory(records=tuple(ring.after(0)), evicted=ring.evicted)
 
     def _forget_one(self, now: float) -> None:
-        # One look per publish keeps up: each publish adds at most one topic.
+        # All in turn, so that none that lives on is in the way of those behind it. One look per
+        # event and one more per new topic keep up.
+        if not self._rings:
+            return
         topic, ring = next(iter(self._rings.items()))
         ring.expire(now)
-        if not len(ring):
-            del self._rings[topic]
-            self._forgotten = max(self._forgotten, ring.evicted)
+        if len(ring):
+            self._rings.move_to_end(topic)
+            return
+        del self._rings[topic]
+        number = self.config.class_of(topic)
+        self._forgotten[number] = max(self._forgotten.get(number, 0), ring.evicted)
 
     def _forget_keys(self, now: float) -> None:
         oldest = now - self.config.key_ttl

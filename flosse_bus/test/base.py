@@ -43,6 +43,9 @@ def wait_until(condition: Callable[[], object], deadline: float = DEADLINE) -> N
 class ContractBase:
     """How the tests get at a backend. See :class:`~flosse_bus.test.BackendContract`."""
 
+    #: Does it tell by class what forgotten topics may have lost?
+    forgets_by_class = False
+
     def make_backend(self, config: BusConfig) -> BusBackend:
         """Return a backend with an empty log. Override it."""
         raise NotImplementedError("make_backend() must be overridden")  # because it is the point
@@ -52,6 +55,13 @@ class ContractBase:
 
         Override it. It must let new connections through.
         """
+
+    def another(self, backend: BusBackend, **settings: Any) -> BusBackend | None:
+        """Return one more backend on the log of this one, with some settings changed.
+
+        Override it, unless a log is in one object. It gets closed.
+        """
+        return None
 
     @contextlib.contextmanager
     def backend(self, **settings: Any) -> Iterator[BusBackend]:

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import os
+import time
 
 from flosse_bus.backends import memory
 from flosse_bus.backends.base import BusBackend
 from flosse_bus.backends.memory import MemoryBackend
 from flosse_bus.test import BackendContract, item, wait_until
+from flosse_bus.test.base import topics
 
 
 class TestMemoryBackend(BackendContract):
+    forgets_by_class = True
+
     def make_backend(self, config):
         return MemoryBackend(config)
 
@@ -56,6 +61,23 @@ class TestMemoryBackend(BackendContract):
             snapshot = backend.read(["**"])
             assert set(snapshot.topics) <= {"living.0", "living.1"}
             assert snapshot.forgotten >= 50
+
+    def test_new_topics_do_not_gather(self):
+        patterns = topics({"always.*": {"ttl": None}})
+        with self.backend(history_ttl=0.02, topics=patterns) as backend:
+            for n in range(50):
+                backend.publish(item(f"always.{n}"))
+            most = living = 0
+            times = collections.deque()  # when those that live were published
+            end = time.monotonic() + 0.3
+            while time.monotonic() < end:
+                times.append(time.monotonic())
+                backend.publish(item(f"new.{times[-1]}"))
+                while times[0] < times[-1] - 0.02:
+                    times.popleft()
+                living = max(living, len(times))
+                most = max(most, len(backend._rings))
+            assert most < 3 * (living + 50)
 
     def test_a_listener_whose_loop_is_gone_does_no_harm(self):
         async def forget_to_close(backend):

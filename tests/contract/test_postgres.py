@@ -20,12 +20,18 @@ def tables(postgres_server, django_db_blocker):
 
 
 class TestPostgresBackend(BackendContract):
+    forgets_by_class = True
+
     @pytest.fixture(autouse=True)
     def _server(self, postgres_server, tables):
         self.server = postgres_server
 
     def make_backend(self, config):
         config = dataclasses.replace(config, key_prefix=uuid.uuid4().hex)
+        return PostgresBackend(config, using="contract")
+
+    def another(self, backend, **settings):
+        config = dataclasses.replace(backend.config, **settings)
         return PostgresBackend(config, using="contract")
 
     def cut(self, backend):

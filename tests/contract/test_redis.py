@@ -12,6 +12,8 @@ from flosse_bus.test import BackendContract
 
 
 class TestRedisBackend(BackendContract):
+    forgets_by_class = True
+
     @pytest.fixture(autouse=True)
     def _server(self, redis_server, redis_url):
         self.server = redis_server
@@ -20,6 +22,9 @@ class TestRedisBackend(BackendContract):
     def make_backend(self, config):
         changed = {"location": self.url, "key_prefix": uuid.uuid4().hex}
         return RedisBackend(dataclasses.replace(config, **changed))
+
+    def another(self, backend, **settings):
+        return RedisBackend(dataclasses.replace(backend.config, **settings))
 
     def cut(self, backend):
         for kind in ("normal", "pubsub"):

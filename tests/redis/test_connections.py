@@ -41,8 +41,8 @@ def test_tls(tmp_path):
 RULES = [
     "~{flosse}:*", "allchannels", "-@all", "+info", "+ping", "+select", "+client|setinfo",
     "+client|setname", "+eval", "+evalsha", "+subscribe", "+psubscribe", "+unsubscribe",
-    "+punsubscribe", "+publish", "+hmget", "+hset", "+zrange", "+zscore", "+zadd", "+zrem", "+xadd",
-    "+xrange", "+pexpire", "+exists", "+del", "+unlink", "+time",
+    "+punsubscribe", "+publish", "+hget", "+hmget", "+hset", "+zrange", "+zscore", "+zadd", "+zrem", "+xadd",
+    "+xrange", "+pexpire", "+persist", "+exists", "+del", "+unlink", "+time",
     "+xlen", "+xrevrange", "+xdel", "+get", "+set",
 ]  # fmt: skip
 
@@ -68,6 +68,9 @@ def test_an_acl_user_with_what_is_documented(redis_server, redis_url):
                 event = publish(bus, "a.b", 1)
                 assert next(events) == event
             bus.backend.flush()
+        with bus_at(redis_url.replace("//", "//bus:secret@"), history_ttl=None) as bus:
+            for n in range(40):  # enough to look for dead topics
+                bus.publish(f"c.{n}", n, using=None)
         redis_server.execute("ACL", "SETUSER", "bus", "-info")
         with (
             bus_at(redis_url.replace("//", "//bus:secret@")) as bus,

@@ -120,3 +120,41 @@ def test_buses_by_alias(settings):
     assert buses["audit"] is buses["audit"]
     assert [bus.config.history_size for bus in buses.all()] == [1000, 5]
     assert len(buses.opened()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("runs.1", {0}),
+        ("runs.1.2", {0}),
+        ("runs.*", {0}),
+        ("runs.**", {0}),
+        ("a.1", {1}),
+        ("*.1", {0, 1}),
+        ("*.2", {0, 2, 3}),
+        ("b.*", {1, 2}),
+        ("b.2", {2}),
+        ("c", {3}),
+        ("runs", {3}),
+        ("*", {3}),
+        ("*.*", {0, 1, 2, 3}),
+        ("**", {0, 1, 2, 3}),
+    ],
+)
+def test_the_class_of_a_topic_is_the_entry_that_counts(settings, name, classes):
+    set_bus(settings, TOPICS={"runs.**": {}, "*.1": {}, "b.**": {}})
+    config = load("default")
+    assert set(config.classes_of(name)) == classes
+    if "*" not in name:
+        assert {config.class_of(name)} == classes
+
+
+def test_the_signature_is_that_of_the_patterns_in_their_order(settings):
+    def signature(topics):
+        set_bus(settings, TOPICS=topics)
+        return load("default").signature
+
+    one = signature({"a": {}, "b": {"HISTORY_TTL": 5}})
+    assert one == signature({"a": {"HISTORY_SIZE": 1}, "b": {}})
+    assert len({one, signature({"b": {}, "a": {}}), signature({"a": {}}), signature({})}) == 4
+    assert signature({}) == ""

@@ -6,6 +6,7 @@ import dataclasses
 
 import fakeredis
 import pytest
+import redis
 
 from flosse_bus.backends.redis import RedisBackend
 from flosse_bus.backends.redis.records import Keys, parse_ancestors, split
@@ -13,6 +14,7 @@ from flosse_bus.bus import Bus
 from flosse_bus.conf import load
 from flosse_bus.exceptions import BackendUnavailable
 from flosse_bus.test import item
+from flosse_bus.test.base import topics
 
 
 @pytest.fixture
@@ -34,6 +36,25 @@ def test_what_is_published_is_kept(backend):
     backend.flush()
     assert backend.read(["**"]).topics == {}
     assert backend.tail().epoch != other.epoch
+
+
+def test_what_a_class_has_lost_is_kept_for_it(backend):
+    patterns = topics({"a-b.*": {"ttl": 60}, "c.*": {}})
+    config = dataclasses.replace(backend.config, topics=patterns)
+    pool = backend._connections._make_pool()
+    classed = RedisBackend(config, connection_pool=pool)
+    gone = classed.publish(item("a-b.1"))
+    server = redis.Redis(connection_pool=pool)
+    server.delete("{flosse}:s:a-b.1")
+    for n in range(40):
+        classed.publish(item(f"c.{n}"))
+    snapshot = classed.read([])
+    assert (snapshot.forgotten, snapshot.forgotten_by) == (0, {0: gone.position})
+    assert backend.read([]).forgotten == gone.position  # with other TOPICS it counts for all
+    classed.publish_many([item("a-b.2"), item("rest")])
+    topics_now = classed.read(["a-b.2", "rest"]).topics
+    assert topics_now["a-b.2"].evicted == gone.position
+    assert topics_now["rest"].evicted == 0
 
 
 def test_what_cannot_be_listened_on_says_so(backend):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from flosse_bus.exceptions import InvalidTopic
@@ -9,6 +11,7 @@ from flosse_bus.topics import (
     check_topic,
     compile_pattern,
     compile_template,
+    meets,
 )
 
 TOPICS = ["a", "orders", "orders.5", "user:5", "a-b_c.D/e@f:9", "a..b", ".", "x" * 255]
@@ -95,6 +98,18 @@ def test_a_pattern_covers_topics_and_narrower_patterns(pattern, covered, not_cov
 def test_templates_take_their_values_from_concrete_segments(template, name, values):
     match = compile_template(template).fullmatch(name)
     assert (match and match.groupdict()) == values
+
+
+def test_patterns_meet_if_a_topic_is_of_both():
+    segments = ["a", "b", "*"]
+    names = ["**"]
+    for count in (1, 2, 3):
+        names += map(".".join, product(segments, repeat=count))
+        names += [".".join([*one, "**"]) for one in product(segments, repeat=count)]
+    topics = [".".join(one) for count in range(1, 6) for one in product("ab", repeat=count)]
+    covered = {name: {t for t in topics if compile_pattern(name).fullmatch(t)} for name in names}
+    for one, other in product(names, repeat=2):
+        assert meets(one, other) == bool(covered[one] & covered[other]), (one, other)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class Queries:
                 [_anchored(entry.pattern), *_bounds(replace(config.history, **entry.given))]
                 for entry in config.topics
             ]
-            + [[None, *_bounds(config.history)]]
+            + [[None, *_bounds(config.history), config.signature]]
         ).encode()
         self._keep = repr(config.key_ttl).encode()
         self._relaxed = _boolean(relaxed)
@@ -239,10 +239,12 @@ def snapshot(answer: PGresult, tail: Cursor) -> Snapshot:
                 evicted=previous or _int(_sure(answer.get_value(first, 8))),
             )
     last = answer.ntuples - 1
+    lost_by = _sure(answer.get_value(last, 1))
     return Snapshot(
         tail=tail,
         topics=topics,
         forgotten=_int(_sure(answer.get_value(last, 6))),
+        forgotten_by={int(number): at for number, at in json.loads(lost_by).items()},
         ancestors=json.loads(_sure(answer.get_value(last, 2))),
     )
 

@@ -18,7 +18,7 @@ from ...exceptions import InvalidBusBackend
 from ..base import BusBackend, Snapshot
 from .connections import Connections, settle, shared
 from .listener import RedisListener
-from .records import Keys, of_event, of_topic, parse_snapshot, placed, split
+from .records import Keys, of_classes, of_event, of_topic, parse_snapshot, placed, split
 from .scripts import FLUSH, PUBLISH, READ, TAIL
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class RedisBackend(BusBackend):
 
         self._cache = cache
         self._keys = Keys(config.key_prefix)
+        self._classes = of_classes(config)
         self._names = (self._keys.log, self._keys.heads)
         self._connections = Connections(
             f"bus {config.alias!r}", make_pool, borrowed=connection_pool is not None
@@ -120,6 +121,7 @@ class RedisBackend(BusBackend):
             self._keys.channels,
             self._keys.keys,
             int(config.key_ttl * 1000) or 1,
+            self._classes,
             len(topics),
             *chain.from_iterable(told),
         )
@@ -131,7 +133,7 @@ class RedisBackend(BusBackend):
 
     def tail_and_run(self) -> tuple[Cursor, bytes]:
         """Return the tail, and which run of a server has told it."""
-        (epoch, position, *_), run = self._connections.call_with_run(TAIL, self._names)
+        (epoch, position), run = self._connections.call_with_run(TAIL, self._names)
         return Cursor(epoch.decode(), int(position)), run
 
     def read(self, names: Iterable[str]) -> Snapshot:

@@ -38,6 +38,11 @@ class Keys:
         return channel[self._strip :].decode()
 
 
+def of_classes(config: BusConfig) -> str:
+    """Return what the publishing script is told of ``TOPICS``: signature, patterns for Lua."""
+    return "\n".join([config.signature, *(_lua_pattern(entry.pattern) for entry in config.topics)])
+
+
 def of_topic(topic: str, history: History) -> tuple[str | int, ...]:
     """Return what the publishing script is told of a topic."""
     ttl = 0 if history.ttl is None else max(1, int(history.ttl * 1000))
@@ -90,16 +95,27 @@ def parse_ancestors(text: bytes) -> Mapping[str, int]:
 
 def parse_snapshot(reply: Any, config: BusConfig) -> Snapshot:
     """Read the answer of the reading script."""
-    epoch, position, forgotten, ancestors, now, topics = reply
+    epoch, position, forgotten, by, ancestors, now, topics = reply
+    signature, lost_by = _parse_losses(by.decode())
+    lost = int(forgotten)
+    if signature != config.signature:  # its classes say nothing here
+        lost, lost_by = max(lost, *lost_by.values(), 0), {}
     return Snapshot(
         tail=Cursor(epoch.decode(), int(position)),
         topics={
             topic: _history(topic, int(head), entries, float(now), config.history_of(topic))
             for topic, head, entries in ((name.decode(), *rest) for name, *rest in topics)
         },
-        forgotten=int(forgotten),
+        forgotten=lost,
+        forgotten_by=lost_by,
         ancestors=parse_ancestors(ancestors),
     )
+
+
+def _parse_losses(text: str) -> tuple[str, dict[int, int]]:
+    signature, *classes = text.split(" ")
+    pairs = (one.split(":") for one in classes)
+    return signature, {int(number): int(position) for number, position in pairs}
 
 
 def _history(

@@ -1,15 +1,20 @@
 """What Redis does for the bus, each in one step that nothing can come between.
 
-Keys, all in one hash slot: ``{prefix}:log`` (hash: epoch, position, forgotten, run, ancestors),
-``{prefix}:heads`` (sorted set: last position by topic, and an empty member so that the key exists),
-``{prefix}:s:<topic>`` (a stream per topic, entry ids are positions) and ``{prefix}:k:<key>`` (what
-was published with an idempotency key: topic and entry).
+Keys, all in one hash slot: ``{prefix}:log`` (hash: epoch, position, forgotten, forgotten_by,
+ancestors, run, looked), ``{prefix}:heads`` (sorted set: last position by topic, and an empty member
+so that the key exists), ``{prefix}:s:<topic>`` (a stream per topic, entry ids are positions) and
+``{prefix}:k:<key>`` (what was published with an idempotency key: topic and entry).
 
 Either of the first two missing means that history was lost, to FLUSHALL, to eviction or to a
 restart: a new log begins. A stream missing means that its topic has lost all up to its head.
 Another ``run`` of the server than last time means that what was last may have been lost, in a
 restart or a fail-over, and that the positions that are given next may have been given before: the
 log goes on in a new epoch, and knows up to where the one before it holds.
+
+A topic without a stream is dead, and publishers take it out of the heads. What it may have lost is
+kept in ``forgotten_by``, for all dead topics of its class together: the signature of ``TOPICS`` and
+``class:position`` for each. Classes of another signature say nothing: then all that they have lost
+counts for every topic, as ``forgotten`` does.
 """
 
 from __future__ import annotations
@@ -20,21 +25,25 @@ from dataclasses import dataclass
 #: How many epochs a log remembers having gone on from.
 ANCESTORS = 100
 
+# "@HEAD@": of one topic, for whoever needs it anyway. If there is one, there are heads.
 _OPEN = """
 local log, heads = KEYS[1], KEYS[2]
 local run, fresh = ARGV[1], ARGV[2]
 local function whole(number) return string.format('%.0f', tonumber(number)) end
 
-local state = redis.call('HMGET', log, 'epoch', 'position', 'forgotten', 'ancestors', 'run')
-local first = redis.call('ZRANGE', heads, 0, 1)
-local epoch, position, forgotten, ancestors = state[1], state[2], state[3], state[4]
-if not epoch or not first[1] then
-  epoch, position, forgotten, ancestors = fresh, '0', '0', ''
+local state = redis.call('HMGET', log, 'epoch', 'position', 'forgotten', 'forgotten_by',
+                         'ancestors', 'run')
+local epoch, position, forgotten, by = state[1], state[2], state[3], state[4] or ''
+local ancestors = state[5]
+local head = @HEAD@
+if not epoch or not head and redis.call('EXISTS', heads) == 0 then
+  head = false
+  epoch, position, forgotten, by, ancestors = fresh, '0', '0', '', ''
   redis.call('DEL', log, heads)
   redis.call('ZADD', heads, -1, '')
   redis.call('HSET', log, 'epoch', epoch, 'position', position, 'forgotten', forgotten,
              'ancestors', ancestors, 'run', run)
-elseif state[5] ~= run then
+elseif state[6] ~= run then
   ancestors = ancestors .. epoch .. ' ' .. position .. '\\n'
   local _, count = ancestors:gsub('\\n', '')
   if count > @ANCESTORS@ then ancestors = ancestors:gsub('^[^\\n]*\\n', '', 1) end
@@ -43,16 +52,69 @@ elseif state[5] ~= run then
 end
 """.replace("@ANCESTORS@", str(ANCESTORS))
 
-# ARGV: run, fresh, prefixes of streams, channels and keys, milliseconds for keys, number of topics;
-# for each topic its name, size, milliseconds or 0 and bytes or 0; for each event its topic, its
-# flags and name, its body, and its key or nothing.
-# One look for a dead topic per event keeps up: each adds at most one topic. All that may fail comes
-# before the first write, for Redis takes nothing back: in a cluster, what is asked of a stream that
-# has been moved to another node already is an error.
-# Of topics with a bound in bytes each entry says how many bytes came up to its end ("n"), so that
-# the first and the last tell how many are kept.
+#: Publishers look for dead topics whenever so many events have been published.
+EVERY = 32
+
+# ARGV: run, fresh, prefixes of streams, channels and keys, milliseconds for keys, lines with the
+# signature of TOPICS and its Lua patterns, number of topics; for each topic its name, size,
+# milliseconds or 0 and bytes or 0; for each event its topic, its flags and name, its body, and its
+# key or nothing.
+# Looks for dead topics go on where the last ones ended, so that none that lives on is in the way of
+# those behind it. Two for each topic published to keep up, for that adds at most one, and moves to
+# the end.
+# All that may fail comes before the first write, for Redis takes nothing back: in a cluster, what
+# is asked of a stream that has been moved to another node already is an error.
+# Where a topic has a bound in bytes each entry says how many bytes came up to its end ("n"), so
+# that the first and the last tell how many are kept. Whoever has no bound for it leaves that out.
 _PUBLISH = """
 local streams, channels, keys, remember = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+
+local classes, count = ARGV[7], tonumber(ARGV[8])
+
+-- What forgotten topics have lost: a function to ask for what a topic that has no head may have
+-- lost, and one to note more of them, by topic their heads. Made when needed.
+local function losses()
+  local own, other, lost = classes:match('^%x*'), by:match('^%x*'), {}
+  for number, at in by:gmatch('(%d+):(%d+)') do lost[number] = at end
+
+  local function higher(one, two) return tonumber(two) > tonumber(one) and two or one end
+
+  local function class(topic)
+    local number = -1  -- the line with the signature
+    for pattern in classes:gmatch('[^\\n]+') do
+      if number >= 0 and topic:find(pattern) then break end
+      number = number + 1
+    end
+    return tostring(number)
+  end
+
+  local function all()
+    local most = forgotten
+    for _, at in pairs(lost) do most = higher(most, at) end
+    return most
+  end
+
+  local function of(topic)
+    if own ~= other then return all() end
+    return higher(forgotten, lost[class(topic)] or '0')
+  end
+
+  local function add(gone)
+    if own == '' then
+      for _, head in pairs(gone) do forgotten = higher(forgotten, head) end
+      return
+    end
+    if own ~= other then forgotten, lost = all(), {} end
+    for topic, head in pairs(gone) do
+      local number = class(topic)
+      lost[number] = higher(lost[number] or '0', head)
+    end
+    by = own
+    for number, at in pairs(lost) do by = by .. ' ' .. number .. ':' .. at end
+  end
+
+  return of, add
+end
 
 local function known(key)
   local kept = redis.call('GET', keys .. key)
@@ -65,13 +127,17 @@ local function known(key)
   return false
 end
 
-local count = tonumber(ARGV[7])
-local begin = 8 + 4 * count
-local previous, floors, sizes, ttls, bounds, kept = {}, {}, {}, {}, {}, {}
-for i = 8, begin - 1, 4 do
+local begin = 9 + 4 * count
+local previous, floors, sizes, ttls, bounds, kept, lost_by = {}, {}, {}, {}, {}, {}, nil
+for i = 9, begin - 1, 4 do
   local topic = ARGV[i]
-  local head = redis.call('ZSCORE', heads, topic)
-  previous[topic], floors[topic] = head and whole(head) or '0', head and '0' or forgotten
+  if i > 9 then head = redis.call('ZSCORE', heads, topic) end
+  if head then
+    previous[topic], floors[topic] = whole(head), '0'
+  else
+    if by ~= '' then lost_by = lost_by or losses() end
+    previous[topic], floors[topic] = '0', lost_by and lost_by(topic) or forgotten
+  end
   sizes[topic], ttls[topic], bounds[topic] = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   redis.call('XLEN', streams .. topic)
 end
@@ -79,27 +145,39 @@ for i = begin + 3, #ARGV, 4 do
   local key = ARGV[i]
   if key ~= '' and kept[key] == nil then kept[key] = known(key) end
 end
-local gone = {}
-if count > 1 then first = redis.call('ZRANGE', heads, 0, count) end
-for i = 2, #first do
-  local dead = first[i]
-  if not previous[dead] and redis.call('EXISTS', streams .. dead) == 0 then
-    gone[#gone + 1] = dead
+local gone, looked = {}, nil
+if math.floor((position + (#ARGV - begin + 1) / 4) / @EVERY@) > math.floor(position / @EVERY@) then
+  local looks = 2 * (@EVERY@ + count)
+  local found = redis.call('ZRANGE', heads, '(' .. (redis.call('HGET', log, 'looked') or -1),
+                           '+inf', 'BYSCORE', 'LIMIT', 0, looks)
+  looked = #found == looks and redis.call('ZSCORE', heads, found[looks]) or '-1'
+  for from = 1, #found, 100 do
+    local some = {}
+    for i = from, math.min(from + 99, #found) do some[i - from + 1] = streams .. found[i] end
+    -- At once, for most of the time all are there.
+    if redis.call('EXISTS', unpack(some)) < #some then
+      for i, stream in ipairs(some) do
+        local topic = found[from + i - 1]
+        if not previous[topic] and redis.call('EXISTS', stream) == 0 then
+          gone[topic] = whole(redis.call('ZSCORE', heads, topic))
+        end
+      end
+    end
   end
 end
 
 -- Bytes up to the end of the last event, of a topic whose next one is to be bounded.
 local function total(stream)
-  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-  if not last then return 0 end
-  if last[2][4] then return tonumber(last[2][4]) end
-  local sum, before = 0, 0
-  for j, entry in ipairs(redis.call('XRANGE', stream, '-', '+')) do
-    local size = #entry[2][2] - entry[2][2]:find('\\n', 1, true)
-    if j == 1 and entry[2][4] then before = tonumber(entry[2][4]) - size end
-    sum = sum + size
+  local after, from, count = 0, '+', 1
+  while true do
+    local entries = redis.call('XREVRANGE', stream, from, '-', 'COUNT', count)
+    for _, entry in ipairs(entries) do
+      if entry[2][4] then return tonumber(entry[2][4]) + after end
+      after = after + #entry[2][2] - entry[2][2]:find('\\n', 1, true)
+    end
+    if #entries < count then return after end
+    from, count = '(' .. entries[count][1], 100
   end
-  return before + sum
 end
 
 local function trim(stream, sum, limit)
@@ -154,21 +232,26 @@ for i = begin, #ARGV, 4 do
   end
 end
 for topic in pairs(touched) do
-  if ttls[topic] ~= '0' then redis.call('PEXPIRE', streams .. topic, ttls[topic]) end
+  if ttls[topic] ~= '0' then
+    redis.call('PEXPIRE', streams .. topic, ttls[topic])
+  else
+    redis.call('PERSIST', streams .. topic)
+  end
   redis.call('ZADD', heads, previous[topic], topic)
 end
-for _, dead in ipairs(gone) do
-  local head = whole(redis.call('ZSCORE', heads, dead))
-  redis.call('ZREM', heads, dead)
-  if tonumber(head) > tonumber(forgotten) then forgotten = head end
+if next(gone) then
+  for topic in pairs(gone) do redis.call('ZREM', heads, topic) end
+  select(2, losses())(gone)
+  redis.call('HSET', log, 'forgotten', forgotten, 'forgotten_by', by)
 end
-redis.call('HSET', log, 'position', position, 'forgotten', forgotten)
+redis.call('HSET', log, 'position', position)
+if looked then redis.call('HSET', log, 'looked', looked) end
 for _, one in ipairs(news) do redis.call('PUBLISH', channels .. one[1], one[2]) end
 return result
-"""
+""".replace("@EVERY@", str(EVERY))
 
 _TAIL = """
-return {epoch, position, forgotten, ancestors}
+return {epoch, position}
 """
 
 # ARGV: run, fresh, stream prefix, number of topics, topics, Lua patterns of further topics.
@@ -201,7 +284,8 @@ for i, topic in ipairs(wanted) do
   topics[i] = {topic, whole(redis.call('ZSCORE', heads, topic)), entries}
 end
 local time = redis.call('TIME')
-return {epoch, position, forgotten, ancestors, string.format('%s.%06d', time[1], time[2]), topics}
+return {epoch, position, forgotten, by, ancestors, string.format('%s.%06d', time[1], time[2]),
+        topics}
 """
 
 # ARGV: run, fresh, stream prefix.
@@ -211,8 +295,8 @@ for _, topic in ipairs(redis.call('ZRANGE', heads, 1, -1)) do
 end
 redis.call('DEL', heads)
 redis.call('ZADD', heads, -1, '')
-redis.call('HSET', log, 'epoch', fresh, 'position', '0', 'forgotten', '0', 'ancestors', '',
-           'run', run)
+redis.call('HSET', log, 'epoch', fresh, 'position', '0', 'forgotten', '0', 'forgotten_by', '',
+           'ancestors', '', 'run', run, 'looked', '-1')
 return fresh
 """
 
@@ -223,12 +307,12 @@ class Script:
     sha: str
 
 
-def _script(body: str) -> Script:
-    text = _OPEN + body
+def _script(body: str, head: str = "false") -> Script:
+    text = _OPEN.replace("@HEAD@", head) + body
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-PUBLISH = _script(_PUBLISH)
+PUBLISH = _script(_PUBLISH, "redis.call('ZSCORE', heads, ARGV[9])")
 TAIL = _script(_TAIL)
 READ = _script(_READ)
 FLUSH = _script(_FLUSH)

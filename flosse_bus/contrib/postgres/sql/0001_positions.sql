@@ -32,6 +32,8 @@ BEGIN
         log.position := 0;
         log.published_at := '-infinity';
         log.forgotten := 0;
+        log.forgotten_by := '{}';
+        log.signature := '';
         log.expires := '-infinity';
     END IF;
     log.epoch := left(replace(gen_random_uuid()::text, '-', ''), 12);
@@ -79,14 +81,18 @@ END
 $$
 --
 -- What is kept of a topic: events, seconds, bytes. "_history" is a list of [regular expression or
--- null, events, seconds, bytes]; the first that covers the topic counts.
+-- null, events, seconds, bytes]; the first that covers the topic counts, and its place in the list
+-- is the topic's class. The last one has the signature of all the others behind it.
 CREATE FUNCTION flosse_bus_bounds(
-    _history jsonb, _topic text, OUT size bigint, OUT ttl double precision, OUT bytes bigint
+    _history jsonb, _topic text, OUT size bigint, OUT ttl double precision, OUT bytes bigint,
+    OUT class integer
 ) LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
     one jsonb;
 BEGIN
+    class := -1;
     FOR one IN SELECT h.value FROM jsonb_array_elements(_history) h LOOP
+        class := class + 1;
         IF one ->> 0 IS NULL OR _topic ~ (one ->> 0) THEN
             size := (one ->> 1)::bigint;
             ttl := (one ->> 2)::double precision;
@@ -94,6 +100,73 @@ BEGIN
             RETURN;
         END IF;
     END LOOP;
+END
+$$
+--
+-- What forgotten topics have lost, to somebody with this "_history": the classes of another
+-- signature say nothing, and what they have lost counts for all topics.
+CREATE FUNCTION flosse_bus_forgotten(
+    _history jsonb, INOUT signature text, INOUT forgotten bigint, INOUT forgotten_by jsonb
+) LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    own text := coalesce(_history -> -1 ->> 4, '');
+BEGIN
+    IF signature <> own THEN
+        forgotten := greatest(forgotten, (
+            SELECT max(b.value::bigint) FROM jsonb_each_text(forgotten_by) b
+        ));
+        forgotten_by := '{}';
+        signature := own;
+    END IF;
+END
+$$
+--
+-- What a topic that is not in flosse_bus_topic may have lost.
+CREATE FUNCTION flosse_bus_floor(log flosse_bus_log, _history jsonb, _topic text)
+RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    known record;
+BEGIN
+    IF log.forgotten_by = '{}' THEN
+        RETURN log.forgotten;
+    END IF;
+    known := flosse_bus_forgotten(_history, log.signature, log.forgotten, log.forgotten_by);
+    RETURN greatest(known.forgotten, (
+        SELECT (known.forgotten_by ->> bound.class::text)::bigint
+        FROM flosse_bus_bounds(_history, _topic) bound
+    ));
+END
+$$
+--
+-- Note that topics are gone, and the last position of each.
+CREATE FUNCTION flosse_bus_forget(
+    INOUT log flosse_bus_log, _history jsonb, _topics text[], _heads bigint[]
+) LANGUAGE plpgsql AS $$
+DECLARE
+    known record;
+BEGIN
+    IF _topics IS NULL THEN
+        RETURN;
+    ELSIF jsonb_array_length(_history) = 1 THEN  -- all are of one class
+        log.forgotten := greatest(log.forgotten, (SELECT max(h.head) FROM unnest(_heads) h(head)));
+        RETURN;
+    END IF;
+    known := flosse_bus_forgotten(_history, log.signature, log.forgotten, log.forgotten_by);
+    log.signature := known.signature;
+    log.forgotten := known.forgotten;
+    log.forgotten_by := (
+        SELECT jsonb_object_agg(lost.class, lost.head)
+        FROM (
+            SELECT one.class, max(one.head) AS head
+            FROM (
+                SELECT b.key AS class, b.value::bigint AS head
+                FROM jsonb_each_text(known.forgotten_by) b
+                UNION ALL
+                SELECT bound.class::text, g.head FROM unnest(_topics, _heads) g(topic, head)
+                CROSS JOIN LATERAL flosse_bus_bounds(_history, g.topic) bound
+            ) one GROUP BY one.class
+        ) lost
+    );
 END
 $$
 --
@@ -152,7 +225,8 @@ BEGIN
         WINDOW topic AS (PARTITION BY w.topic)
     ), fresh AS (
         INSERT INTO flosse_bus_topic
-        SELECT log.bus, p.topic, log.forgotten FROM places p WHERE p.number = 1
+        SELECT log.bus, p.topic, flosse_bus_floor(log, _history, p.topic)
+        FROM places p WHERE p.number = 1
         ON CONFLICT (bus, topic) DO UPDATE SET floor = excluded.floor
     )
     UPDATE flosse_bus_event e
@@ -232,13 +306,12 @@ $$
 --
 -- Delete some of what has expired, forget topics of which nothing is left, and write the log's row:
 -- every 16 events, so that it is done less often than there are events but keeps up with them.
-CREATE FUNCTION flosse_bus_tidy(log flosse_bus_log, _before bigint)
+CREATE FUNCTION flosse_bus_tidy(log flosse_bus_log, _before bigint, _history jsonb)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     now timestamptz := clock_timestamp();
     topics text[];
     heads bigint[];
-    removed bigint;
 BEGIN
     IF log.position / 16 = _before / 16 THEN
         RETURN;
@@ -266,10 +339,10 @@ BEGIN
                 SELECT FROM flosse_bus_event e
                 WHERE e.bus = log.bus AND e.topic = g.topic AND e.number IS NOT NULL
             )
-            RETURNING g.head
+            RETURNING g.topic, g.head
         )
-        SELECT max(d.head) INTO removed FROM dead d;
-        log.forgotten := greatest(log.forgotten, removed);
+        SELECT array_agg(d.topic), array_agg(d.head) INTO topics, heads FROM dead d;
+        log := flosse_bus_forget(log, _history, topics, heads);
         log.expires := coalesce((
             SELECT e.expires_at FROM flosse_bus_event e
             WHERE e.bus = log.bus AND e.expires_at < 'infinity' ORDER BY e.expires_at LIMIT 1
@@ -285,7 +358,7 @@ BEGIN
     WHERE k.bus = log.bus AND k.key = old.key;
     UPDATE flosse_bus_log l
     SET position = log.position, published_at = log.published_at, forgotten = log.forgotten,
-        expires = log.expires, horizon = log.horizon
+        forgotten_by = log.forgotten_by, signature = log.signature, expires = log.expires, horizon = log.horizon
     WHERE l.bus = log.bus;
 END
 $$
@@ -312,7 +385,7 @@ BEGIN
     before := log.position;
     log := flosse_bus_number(log, _history, _keep);
     IF log.position = before + 2000 THEN
-        PERFORM flosse_bus_tidy(log, before);
+        PERFORM flosse_bus_tidy(log, before, _history);
         RETURN;
     END IF;
     SELECT e.number, e.position, e.start + octet_length(e.body) AS ending
@@ -321,7 +394,8 @@ BEGIN
     ORDER BY e.number DESC LIMIT 1;
     nth := coalesce(last.number, 0) + 1;
     IF nth = 1 THEN
-        INSERT INTO flosse_bus_topic VALUES (_bus, _topic, log.forgotten)
+        INSERT INTO flosse_bus_topic
+        VALUES (_bus, _topic, flosse_bus_floor(log, _history, _topic))
         ON CONFLICT (bus, topic) DO UPDATE SET floor = excluded.floor;
     END IF;
     log.position := log.position + 1;
@@ -341,7 +415,7 @@ BEGIN
     IF _bytes IS NOT NULL THEN
         PERFORM flosse_bus_shrink(_bus, _topic, _bytes);
     END IF;
-    PERFORM flosse_bus_tidy(log, before);
+    PERFORM flosse_bus_tidy(log, before, _history);
     PERFORM pg_notify(flosse_bus_channel(_bus), _topic);
     epoch := log.epoch;
     "position" := log.position;
@@ -389,7 +463,7 @@ BEGIN
     before := log.position;
     log := flosse_bus_number(log, _history, _keep);
     IF log.position = before + 2000 THEN
-        PERFORM flosse_bus_tidy(log, before);
+        PERFORM flosse_bus_tidy(log, before, _history);
         RETURN;
     END IF;
     log.published_at := greatest(log.published_at, clock_timestamp());
@@ -432,7 +506,8 @@ BEGIN
         WINDOW topic AS (PARTITION BY w.topic)
     ), fresh AS (
         INSERT INTO flosse_bus_topic
-        SELECT _bus, p.topic, log.forgotten FROM places p WHERE p.number = 1
+        SELECT _bus, p.topic, flosse_bus_floor(log, _history, p.topic)
+        FROM places p WHERE p.number = 1
         ON CONFLICT (bus, topic) DO UPDATE SET floor = excluded.floor
     ), stored AS (
         INSERT INTO flosse_bus_event (
@@ -470,12 +545,12 @@ BEGIN
     SELECT count(*) INTO appended FROM flosse_bus_event e
     WHERE e.bus = _bus AND e.position > log.position;
     IF appended = 0 THEN
-        PERFORM flosse_bus_tidy(log, before);
+        PERFORM flosse_bus_tidy(log, before, _history);
         RETURN;
     END IF;
     log := flosse_bus_trim_after(log, log.position, _history);
     log.position := log.position + appended;
-    PERFORM flosse_bus_tidy(log, before);
+    PERFORM flosse_bus_tidy(log, before, _history);
     PERFORM pg_notify(flosse_bus_channel(_bus), t.topic)
     FROM (SELECT DISTINCT n.topic FROM unnest(_topics) n(topic)) t;
 END
@@ -523,7 +598,7 @@ BEGIN
     log := flosse_bus_open(_bus);
     before := log.position;
     log := flosse_bus_number(log, _history, _keep);
-    PERFORM flosse_bus_tidy(log, before);
+    PERFORM flosse_bus_tidy(log, before, _history);
     RETURN log.position = before + 2000;
 END
 $$

@@ -3,15 +3,16 @@
 -- What a reader must know of a log first. No row: it has not begun, or cannot go on in its epoch.
 -- "unsettled": flosse_bus_settle has events to give positions to.
 CREATE FUNCTION flosse_bus_state(
-    _bus text, OUT epoch text, OUT tail bigint, OUT forgotten bigint, OUT ancestors jsonb,
-    OUT unsettled boolean
+    _bus text, OUT epoch text, OUT tail bigint, OUT forgotten bigint, OUT forgotten_by jsonb,
+    OUT signature text, OUT ancestors jsonb, OUT unsettled boolean
 ) LANGUAGE plpgsql STABLE AS $$
 BEGIN
-    SELECT l.epoch, greatest(l.position, newest.position), l.forgotten, l.ancestors, EXISTS (
+    SELECT l.epoch, greatest(l.position, newest.position), l.forgotten, l.forgotten_by, l.signature,
+        l.ancestors, EXISTS (
         SELECT FROM flosse_bus_event e
         WHERE e.bus = _bus AND e.position IS NULL AND e.xact >= l.horizon
     )
-    INTO epoch, tail, forgotten, ancestors, unsettled
+    INTO epoch, tail, forgotten, forgotten_by, signature, ancestors, unsettled
     FROM flosse_bus_log l
     JOIN flosse_bus_run r ON r.bus = l.bus AND l.run = r.id || '-' || r.xmin::text
     LEFT JOIN LATERAL (
@@ -65,7 +66,8 @@ $$
 --
 -- What is kept of some topics: for each its events in order, or one row with the position of its
 -- last event in "previous" if all have expired; then a row without a topic as flosse_bus_listen has
--- it, with "forgotten" in "previous" and "ancestors" in "body". "floor": see flosse_bus_topic.
+-- it, with "forgotten" in "previous", "forgotten_by" in "event" and "ancestors" in "body". "floor":
+-- see flosse_bus_topic.
 CREATE FUNCTION flosse_bus_read(
     _bus text, _topics text[], _regex text, _history jsonb, _anyway boolean
 ) RETURNS TABLE (
@@ -111,7 +113,10 @@ BEGIN
         ORDER BY t.topic, e.number;
     END IF;
     RETURN QUERY SELECT
-        NULL, NULL, convert_to(state.ancestors::text, 'UTF8'), state.unsettled, state.epoch,
-        state.tail, state.forgotten, NULL::double precision, NULL::bigint;
+        NULL, f.forgotten_by::text, convert_to(state.ancestors::text, 'UTF8'), state.unsettled,
+        state.epoch, state.tail, f.forgotten, NULL::double precision, NULL::bigint
+    FROM flosse_bus_forgotten(
+        _history, state.signature, state.forgotten, state.forgotten_by
+    ) f;
 END
 $$

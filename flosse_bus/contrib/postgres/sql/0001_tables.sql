@@ -10,8 +10,11 @@ CREATE UNLOGGED TABLE flosse_bus_log (
     run text NOT NULL,
     position bigint NOT NULL,
     published_at timestamptz NOT NULL,
-    -- The highest position of any topic that is not in flosse_bus_topic any more.
+    -- What topics have lost at most that are not in flosse_bus_topic any more: a position for all of
+    -- them, and beyond it one for each class of them, by the TOPICS that the signature names.
     forgotten bigint NOT NULL,
+    forgotten_by jsonb NOT NULL,
+    signature text NOT NULL,
     -- Nothing that is kept expires before this.
     expires timestamptz NOT NULL,
     -- Whatever older transactions have put into the outbox has its position.
