@@ -172,10 +172,16 @@ def behind(arena, case, proxy):
     return published
 
 
-def restarts_behind(arena, proxy, times):
-    """Events go on and on while the server is restarted, and nobody waits for the clients."""
+def restarts_behind(arena, proxy, times, *, kill=False):
+    """Events go on and on while the server is restarted, and nobody waits for the clients.
+
+    ``kill``: as the kernel does that is out of memory.
+    """
     topic = (KEPT, None)
-    arena.follow([KEPT], upstream=proxy.port, scheme="https")
+    patience = (
+        PATIENCE if kill else None
+    )  # WebKitGTK does not notice an HTTP/2 stream that is reset
+    arena.follow([KEPT], upstream=proxy.port, scheme="https", patience=patience)
     published = arena.publish(topic, topic)
     arena.wait(_arrived(arena, published), "the first events")
     halt = threading.Event()
@@ -187,9 +193,9 @@ def restarts_behind(arena, proxy, times):
     thread = threading.Thread(target=publish)
     thread.start()
     try:
-        for number in range(times):
-            if number % 3 == 2:
-                arena.server.kill()  # as the kernel does that is out of memory
+        for _ in range(times):
+            if kill:
+                arena.server.kill()
             else:
                 arena.server.stop()
             _answer(proxy)

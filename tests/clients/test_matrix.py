@@ -73,12 +73,13 @@ def test_behind(arena, record_property, certificate, tmp_path, case):
 
 @pytest.mark.skipif(not TORTURE, reason="takes minutes: FLOSSE_TORTURE is not set")
 @pytest.mark.timeout(900)
-def test_ten_restarts_behind_nginx(arena, certificate, tmp_path):
-    kind = BEHIND["nginx"]
-    if kind.program() is None:
-        missing(f"no {kind.binary} on this machine")
-    with kind(tmp_path, certificate, arena.server.port) as proxy:
-        published = restarts_behind(arena, proxy, 10)
+@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+def test_ten_restarts_behind_nginx(arena, certificate, tmp_path, kill):
+    nginx = BEHIND["nginx"]
+    if nginx.program() is None:
+        missing("no nginx on this machine")
+    with nginx(tmp_path, certificate, arena.server.port) as proxy:
+        published = restarts_behind(arena, proxy, 10, kill=kill)
         found = verdicts(arena, published)
         arena.stop()
     print(f"{len(published)} events, ten restarts:")

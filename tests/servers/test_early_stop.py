@@ -10,7 +10,9 @@ from tests.servers.test_asgi import KINDS
 
 pytestmark = pytest.mark.server
 
-REQUEST = b"GET /events/?topic=load.x HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
+REQUEST = (
+    b"GET /events/?topic=load.x HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n\r\n"
+)
 STREAMS = 20
 
 
