@@ -8,16 +8,17 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeGuard, cast
 
-from asgiref.sync import sync_to_async
 from django.core.signals import setting_changed
 from django.db import connections
 from django.utils.connection import ConnectionProxy
 from django.utils.module_loading import import_string
 
 from .backends.base import BusBackend, Snapshot
-from .commits import may_wait_for_async, send_on_commit
+from .callers import ask_caller, may_wait_for_async
+from .commits import send_on_commit
 from .conf import DEFAULT_ALIAS, SETTING, BusConfig, configured_aliases, load
 from .consumers import Subscribe
 from .cursor import EARLIEST, Cursor
@@ -96,10 +97,11 @@ class Bus:
         """Like :meth:`publish`, without blocking the event loop.
 
         Transactions belong to sync code: where async code was called from a thread by
-        ``async_to_sync``, that thread is asked whether it is in one.
+        ``async_to_sync``, that thread is asked whether it is in one. A task that goes on after
+        ``async_to_sync`` has returned belongs to none.
         """
         item = self._draft(topic, data, event, idempotency_key)
-        if await self._adefer([item], using):
+        if _may_wait_for(using) and await self._adefer([item], using):
             return None
         return (await self.backend.apublish(item)).to_event()
 
@@ -128,7 +130,7 @@ class Bus:
     ) -> list[Event] | None:
         """Like :meth:`publish_many`, without blocking the event loop."""
         items = self._drafts(events)
-        if await self._adefer(items, using):
+        if _may_wait_for(using) and await self._adefer(items, using):
             return None
         if not items:
             return []
@@ -259,12 +261,8 @@ class Bus:
             send_on_commit(connections[using], self._publish_committed, items)
         return True
 
-    async def _adefer(self, items: Sequence[Draft], using: str | None) -> bool:
-        if using is None:
-            return False
-        if using in connections.settings and not may_wait_for_async(using):
-            return False
-        return await sync_to_async(self._defer)(items, using)
+    async def _adefer(self, items: Sequence[Draft], using: str) -> bool:
+        return await ask_caller(partial(self._defer, items, using), using)
 
     def _publish_committed(self, calls: Sequence[Sequence[Draft]]) -> None:
         # The transaction is over: raising would undo nothing and would take with it whatever else
@@ -386,6 +384,13 @@ def import_backend(config: BusConfig) -> type[BusBackend]:
 
 def _make_bus(config: BusConfig) -> Bus:
     return Bus(config, import_backend(config)(config, **config.options))
+
+
+def _may_wait_for(using: str | None) -> TypeGuard[str]:
+    """Must async code ask about a transaction? For an unknown database, to be told that it is."""
+    if using is None:
+        return False
+    return may_wait_for_async(using) or using not in connections.settings
 
 
 def _batches(calls: Sequence[Sequence[Draft]]) -> Iterator[Sequence[Draft]]:

@@ -1,21 +1,16 @@
 """Events that wait for a commit: those of one transaction go out in one call.
 
 Each call of ``publish`` registers a hook with ``transaction.on_commit``. The first of them that
-runs after the commit sends what all of them hold, but for what a savepoint took back. So no hook of
-another app that comes after it, and fails, can keep committed events from being sent.
+runs after the commit sends what all of them hold. If none gets to run, because a hook of another
+app fails before, they are sent nevertheless: they were committed.
 """
 
 from __future__ import annotations
 
-import asyncio
-import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from asgiref.sync import AsyncToSync, SyncToAsync
 from django.db import transaction
-from django.db.backends.signals import connection_created
 
 from .events import Draft
 
@@ -25,35 +20,29 @@ if TYPE_CHECKING:
 #: Sends what was committed, the events of each call apart, and does not raise.
 Send = Callable[[Sequence[Sequence[Draft]]], None]
 
+#: What Django calls after a commit.
+_RUN = "run_and_clear_commit_hooks"
+
 
 def send_on_commit(connection: BaseDatabaseWrapper, send: Send, drafts: Sequence[Draft]) -> None:
     """Send events when the transaction of a connection commits, together with others of it."""
-    hooks: list[Any] = connection.run_on_commit
-    earlier = (entry[1] for entry in reversed(hooks) if isinstance(entry[1], _Hook))
-    last = next(earlier, None)
-    hook = _Hook(last.batch if last is not None else [], send, drafts)
-    transaction.on_commit(hook, using=connection.alias, robust=True)
-    # Django drops a hook together with the savepoints in the first field of its entry. There is no
-    # such entry where a test has on_commit() call hooks at once.
-    if hooks and hooks[-1][1] is hook:
-        savepoints, *rest = hooks[-1]
-        hooks[-1] = (_Savepoints(savepoints, hook), *rest)
+    if not isinstance(vars(connection).get(_RUN), _Commit):
+        setattr(connection, _RUN, _Commit(connection))
+    transaction.on_commit(_Hook(send, drafts), using=connection.alias, robust=True)
 
 
 class _Hook:
-    """The events of one call. ``batch`` holds all hooks of the transaction, in order."""
+    """The events of one call. Called by a test that has captured it, it sends just these."""
 
-    def __init__(self, batch: list[_Hook], send: Send, drafts: Sequence[Draft]) -> None:
-        self.batch = batch
-        self.drafts: Sequence[Draft] = drafts
+    def __init__(self, send: Send, drafts: Sequence[Draft]) -> None:
         self.send = send
-        self.index = len(batch)
-        batch.append(self)
+        self.drafts: Sequence[Draft] = drafts
+        #: The hooks that were committed with it, once they are, in order.
+        self.committed: Sequence[_Hook] | None = None
 
     def __call__(self) -> None:
-        # Not what comes before: it was rolled back, or belongs to a test that captures hooks.
         together: dict[Send, list[Sequence[Draft]]] = {}
-        for hook in self.batch[self.index :]:
+        for hook in (self,) if self.committed is None else self.committed:
             if hook.drafts:
                 together.setdefault(hook.send, []).append(hook.drafts)
                 hook.drafts = ()
@@ -61,62 +50,26 @@ class _Hook:
             send(calls)
 
 
-class _Savepoints(set[str]):
-    """The savepoints that a hook was registered in. It learns when one of them is rolled back."""
+class _Commit:
+    """Stands in for a connection's method that runs the hooks.
 
-    def __init__(self, names: set[str], hook: _Hook) -> None:
-        super().__init__(names)
-        self._hook = hook
-
-    def __contains__(self, name: object) -> bool:
-        inside = super().__contains__(name)
-        if inside:
-            self._hook.drafts = ()
-        return inside
-
-
-# For async code
-
-_opened: dict[int, weakref.ref[Any]] = {}
-
-
-def may_wait_for_async(using: str) -> bool:
-    """Could the thread that ``sync_to_async`` takes here be in a transaction on a database?
-
-    Only if any connection of this process is in one: connections cannot be asked for from another
-    thread, but looked at. Then that thread is the one of the sync code that called this by
-    ``async_to_sync``, if there is one, or else a worker, which other code may have left so.
+    Only there is it known which of them are left, for Django has dropped those of savepoints that
+    were rolled back, and only there can be noticed that it has not come to ours.
     """
-    if not _is_any_in_transaction(using):
-        return False
-    if getattr(AsyncToSync.executors, "current", None) is not None:
-        return True
-    surroundings = SyncToAsync.thread_sensitive_context.get(None)
-    if surroundings is None:
-        if asyncio.get_running_loop() in AsyncToSync.loop_thread_executors:
-            return True
-    elif surroundings not in SyncToAsync.context_to_thread_executor:
-        return False  # it has no thread yet
-    return True
 
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        self._connection = connection
+        self._run: Callable[[], None] = connection.run_and_clear_commit_hooks
 
-def _is_any_in_transaction(using: str) -> bool:
-    for reference in list(_opened.values()):
-        connection = reference()
-        if connection is not None and connection.alias == using and connection.in_atomic_block:
-            return True
-    return False
-
-
-def _remember(*, connection: Any, **kwargs: Any) -> None:
-    key = id(connection)
-    if key not in _opened:
-        _opened[key] = weakref.ref(connection, partial(_forget, key))
-
-
-def _forget(key: int, reference: weakref.ref[Any]) -> None:
-    if _opened.get(key) is reference:
-        del _opened[key]
-
-
-connection_created.connect(_remember, dispatch_uid="flosse_bus.commits")
+    def __call__(self) -> None:
+        self._connection.validate_no_atomic_block()  # or else nothing is committed yet
+        entries = self._connection.run_on_commit
+        hooks = [entry[1] for entry in entries if isinstance(entry[1], _Hook)]
+        for hook in hooks:
+            hook.committed = hooks
+        try:
+            self._run()
+        finally:
+            for hook in hooks[:1]:
+                hook()  # sends what has not been sent
+            hooks.clear()  # each refers to all

@@ -36,7 +36,8 @@ class Notices:
         return count < FIRST
 
     def refused(self, names: Iterable[str], why: object) -> None:
-        """A stream could not begin now: the backend does not answer, or a limit is reached."""
+        """A stream could not begin now: the backend does not answer, a limit is reached, or the
+        server stops."""
         with self._lock:
             self.refusals += 1
         if self.due("stream refused"):

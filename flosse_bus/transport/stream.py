@@ -13,7 +13,6 @@ import django
 from ..access import Access, Refusal
 from ..bus import Bus
 from ..details import is_id
-from ..exceptions import BackendUnavailable
 from ..limits import Place
 from ..refusals import encode_refusal
 from ..subscription import Item, Subscription
@@ -84,6 +83,7 @@ class Stream:
         opening = subscription.take_opening()
         if opening or subscription.interests:
             return self.encode(opening)
+        self.refused(STOPPING.detail)
         return self.refusal(STOPPING)
 
     def begin(self, reader: Reader) -> None:
@@ -92,9 +92,9 @@ class Stream:
         self.place.ends_with(reader.end)
         logger.info("stream opened on %s", ", ".join(self.names))
 
-    def refused(self, error: BackendUnavailable) -> None:
-        """The log could not be read when the stream was to begin."""
-        self.bus.hubs.notices.refused(self.names, error)
+    def refused(self, why: object) -> None:
+        """The stream could not begin: the log cannot be read now, or the server stops."""
+        self.bus.hubs.notices.refused(self.names, why)
 
     def leave(self, reason: str) -> None:
         """The stream ends for this reason, unless it has been ended before."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import contextvars
 import datetime
 import sys
 
 import pytest
-from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
-from django.db import connections, transaction
+from asgiref.sync import async_to_sync
+from django.db import connection, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionDoesNotExist
 
 from flosse_bus import Event, bus
@@ -234,6 +233,61 @@ class TestTransactions:
             bus.publish("t", 2)
         assert data(bus.history("t")) == [1, 2]
 
+    def test_nor_one_that_was_registered_before(self, monkeypatch):
+        calls = spy(monkeypatch)
+        found = []
+
+        def fail():
+            found.extend(bus.history("t"))
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            transaction.on_commit(fail)
+            bus.publish("t", 1)
+            with contextlib.suppress(KeyError), transaction.atomic():
+                bus.publish("t", 2)
+                raise KeyError
+            transaction.on_commit(fail)
+            bus.publish("t", 3)
+        assert (found, calls) == ([], [["t 1", "t 3"]])
+        with transaction.atomic():
+            bus.publish("t", 4)
+        assert data(bus.history("t")) == [1, 3, 4]
+
+    def test_hooks_of_other_apps_keep_their_place(self):
+        found = []
+
+        def look():
+            found.append(data(bus.history("t")))
+
+        with transaction.atomic():
+            transaction.on_commit(look)
+            bus.publish("t", 1)
+            transaction.on_commit(look)
+            bus.publish("t", 2)
+        assert found == [[], [1, 2]]
+
+    def test_a_hook_may_publish(self):
+        def publish():
+            with transaction.atomic():
+                bus.publish("t", 3)
+            bus.publish("t", 4)
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            transaction.on_commit(publish)
+            bus.publish("t", 1)
+            bus.publish("t", 2)
+        assert data(bus.history("t")) == [3, 4, 1, 2]
+
+    def test_nothing_is_sent_by_asking_for_the_hooks_too_early(self):
+        with transaction.atomic():
+            bus.publish("t", 1)
+            with pytest.raises(transaction.TransactionManagementError):
+                connection.run_and_clear_commit_hooks()
+            assert bus.history("t") == []
+        assert data(bus.history("t")) == [1]
+
     def test_more_than_one_call_may_hold_is_split(self, monkeypatch):
         monkeypatch.setattr(MODULE, "MAX_BATCH", 3)
         monkeypatch.setattr(MODULE, "MAX_BATCH_BYTES", 10)
@@ -302,6 +356,43 @@ def test_hooks_that_a_test_captures_publish(django_capture_on_commit_callbacks):
     assert data(bus.history("t")) == [2, 3, 4]
 
 
+@pytest.mark.django_db
+def test_a_captured_hook_sends_what_its_own_call_has_published(django_capture_on_commit_callbacks):
+    with django_capture_on_commit_callbacks() as before:
+        transaction.on_commit(lambda: None)
+        bus.publish("t", 1)
+        bus.publish_many([("t", 2), ("t", 3)])
+    with django_capture_on_commit_callbacks(execute=True) as after:
+        bus.publish("t", 4)
+    bus.publish("t", 5)
+    assert (len(before), len(after)) == (3, 1)
+    assert data(bus.history("t")) == [4]
+    before[2]()
+    before[2]()
+    assert data(bus.history("t")) == [4, 2, 3]
+    before[1]()
+    assert data(bus.history("t")) == [4, 2, 3, 1]
+
+
+@pytest.mark.django_db
+def test_a_test_may_run_the_hooks_of_its_own_transaction(monkeypatch):
+    def fail():
+        raise ZeroDivisionError
+
+    calls = spy(monkeypatch)
+    monkeypatch.setattr(BaseDatabaseWrapper, "validate_no_atomic_block", lambda self: None)
+    bus.publish("t", 1)
+    bus.publish("t", 2)
+    connection.run_and_clear_commit_hooks()
+    assert calls == [["t 1", "t 2"]]
+    transaction.on_commit(fail)
+    bus.publish("t", 3)
+    bus.publish("t", 4)
+    with pytest.raises(ZeroDivisionError):
+        connection.run_and_clear_commit_hooks()
+    assert calls[1:] == [["t 3", "t 4"]]
+
+
 def test_publish_many():
     events = bus.publish_many([("t", 1), ("u", "text", "name"), ["t", {"n": 2}]])
     assert [(e.topic, e.data, e.event) for e in events] == [
@@ -368,78 +459,3 @@ def test_a_backend_that_keeps_no_keys_refuses_them(monkeypatch):
     monkeypatch.setattr(type(bus.backend), "keeps_keys", False)
     with pytest.raises(InvalidEvent, match="idempotency_key: MemoryBackend does not keep keys"):
         bus.publish("t", 1, idempotency_key="key")
-
-
-class TestAsyncCallers:
-    """Where a transaction may be open for async code, apublish must not send early."""
-
-    pytestmark = pytest.mark.django_db(transaction=True)
-
-    @pytest.fixture
-    def hops(self, monkeypatch):
-        count = []
-
-        def counted(function):
-            count.append(function)
-            return sync_to_async(function)
-
-        monkeypatch.setattr(MODULE, "sync_to_async", counted)
-        return count
-
-    def test_no_thread_is_asked_where_no_transaction_is_open(self, run, hops, closing_connections):
-        async def main():
-            async with ThreadSensitiveContext():
-                assert await bus.apublish("t", 1) is not None  # before the context has a thread
-                await sync_to_async(query)()
-                assert await bus.apublish("t", 2) is not None
-
-        run(main())
-        assert hops == []
-
-    def test_a_task_of_code_that_a_transaction_has_called_waits(self):
-        async def main():
-            return await asyncio.create_task(bus.apublish("t", 1))
-
-        async def in_an_empty_context():
-            task = contextvars.Context().run(asyncio.get_running_loop().create_task, main())
-            return await task
-
-        for work in (main, in_an_empty_context):
-            with pytest.raises(ZeroDivisionError), transaction.atomic():
-                assert async_to_sync(work)() is None
-                raise ZeroDivisionError
-        assert bus.history("t") == []
-
-    @pytest.mark.parametrize("context", [ThreadSensitiveContext, contextlib.nullcontext])
-    def test_a_transaction_left_open_in_a_worker_is_seen(self, run, context, closing_connections):
-        async def main():
-            async with context():
-                block = transaction.atomic()
-                await sync_to_async(block.__enter__)()
-                try:
-                    assert await bus.apublish("t", 1) is None
-                    assert await bus.apublish_many([("t", 2), ("t", 3)]) is None
-                    assert await bus.ahistory("t") == []
-                finally:
-                    await sync_to_async(block.__exit__)(None, None, None)
-                    await sync_to_async(connections.close_all)()
-                assert data(await bus.ahistory("t")) == [1, 2, 3]
-
-        run(main())
-
-    def test_sync_code_below_async_code_below_a_transaction(self):
-        async def inner():
-            return await bus.apublish("t", 1)
-
-        async def outer():
-            return await sync_to_async(async_to_sync(inner))()
-
-        with transaction.atomic():
-            assert async_to_sync(outer)() is None
-        assert data(bus.history("t")) == [1]
-
-
-def query():
-    with connections["default"].cursor() as cursor:
-        cursor.execute("SELECT 1")
-    connections.close_all()

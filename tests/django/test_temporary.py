@@ -123,6 +123,63 @@ def test_the_take_over_when_the_log_goes_away_in_between(run, monkeypatch, caplo
     run(main())
 
 
+URL = "/events/?topic=news&last_event_id=abc-5"
+
+
+def stop():
+    bus.hubs.end_all("shutdown")
+
+
+def under_wsgi(client, aclient, run):
+    response = client.get(URL)
+    stop()
+    content = b"".join(response.streaming_content)
+    response.close()
+    return content
+
+
+def under_asgi(client, aclient, run):
+    async def main():
+        response = await aclient.get(URL)
+        stop()
+        content = b"".join([chunk async for chunk in response.streaming_content])
+        response.close()
+        return content
+
+    return run(main())
+
+
+def taken_over(client, aclient, run):
+    async def main():
+        stop()
+        async with site() as here:
+            stream = await here.get(URL)
+            return b"".join(stream.pieces)
+
+    return run(main())
+
+
+@pytest.mark.parametrize("how", [under_wsgi, under_asgi, taken_over])
+def test_a_stream_that_was_to_begin_while_the_server_stops(client, aclient, run, caplog, how):
+    """It is told and counted like any other."""
+    [block] = Decoder().feed(how(client, aclient, run))
+    assert (block.event, block.id, block.retry > 0) == ("stream-error", "abc-5", True)
+    detail = "The server is stopping. Try again."
+    assert json.loads(block.data) == {"code": "unavailable", "detail": detail}
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [record.getMessage() for record in told] == [f"stream refused on news: {detail}"]
+    assert client.get("/events/health/").json()["buses"]["default"]["counters"]["refused"] == 1
+
+
+def test_one_that_has_begun_is_not_refused(client):
+    response = client.get("/events/?topic=news")
+    assert b"stream-open" in next(response.streaming_content)
+    stop()
+    assert b"".join(response.streaming_content) == b""
+    response.close()
+    assert bus.hubs.notices.refusals == 0
+
+
 def test_no_cache_keeps_it(client, settings, monkeypatch, configure):
     settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
     settings.MIDDLEWARE = [

@@ -8,7 +8,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from rest_framework.renderers import BrowsableAPIRenderer, JSONRenderer
 
-from flosse_bus import bus
+from flosse_bus import bus, buses
 from flosse_bus.contrib.drf.renderers import (
     EventStreamBrowsableAPIRenderer,
     EventStreamRenderer,
@@ -121,6 +121,16 @@ def test_an_event_source_that_is_throttled_comes_back(get, caplog):
     assert (record.levelname, record.name) == ("WARNING", "flosse_bus")
     assert record.getMessage() == f"stream refused on Throttled: {detail}"
     assert bus.hubs.notices.refusals == before + 1
+
+
+@pytest.mark.parametrize("path", ["audit/", "audits/log/", "audit-throttled/"])
+def test_another_bus_refuses_by_its_own_settings(get, settings, path):
+    settings.FLOSSE_BUS = {"default": {}, "audit": {"RETRY": 60_000, "MAX_TOPICS": 1}}
+    response = get(f"/api/{path}")
+    [block] = Decoder().feed(response.content)
+    assert (block.event, json.loads(block.data)["code"]) == ("stream-error", "limited")
+    assert 45_000 <= block.retry <= 75_000
+    assert [each.hubs.notices.refusals for each in buses.all()] == [0, 1]
 
 
 @pytest.mark.parametrize(

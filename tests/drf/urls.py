@@ -11,6 +11,7 @@ from tests.drf import views
 
 router = SimpleRouter()
 router.register("users", views.UserViewSet)
+router.register("audits", views.AuditViewSet, basename="audits")
 
 api = [
     *format_suffix_patterns(
@@ -28,6 +29,8 @@ api = [
     path("rooms/<str:room>/", views.Room.as_view()),
     path("lounge/<str:room>/", views.Lounge.as_view()),
     path("own/", views.Own.as_view()),
+    path("audit/", views.Audit.as_view()),
+    path("audit-throttled/", views.AuditThrottled.as_view()),
     path("named/", views.Named.as_view()),
     path("", include(router.urls)),
 ]

@@ -23,7 +23,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import ModelSerializer
 from rest_framework.throttling import BaseThrottle
 from rest_framework.versioning import AcceptHeaderVersioning
-from rest_framework.viewsets import ReadOnlyModelViewSet
+from rest_framework.viewsets import ReadOnlyModelViewSet, ViewSet
 
 from flosse_bus import bus
 from flosse_bus.contrib.drf.actions import event_stream_action
@@ -158,6 +158,26 @@ class Named(SubscribeAPIView):
     authentication_classes = ANY
     permission_classes = [IsAuthenticatedOrReadOnly]
     recheck_every = 0.05
+
+
+class Audit(SubscribeAPIView):
+    """Of another bus."""
+
+    permission_classes = [AllowAny]
+    bus = "audit"
+    topics = ["logins", "payments"]
+
+
+class AuditThrottled(Audit):
+    throttle_classes = [Never]
+
+
+class AuditViewSet(EventStreamMixin, ViewSet):
+    permission_classes = [AllowAny]
+
+    @event_stream_action(detail=False)
+    def log(self, request):
+        return Topics(["logins", "payments"], bus="audit")
 
 
 class UserSerializer(ModelSerializer):

@@ -41,7 +41,7 @@ def test_tls(tmp_path):
 RULES = [
     "~{flosse}:*", "allchannels", "-@all", "+info", "+ping", "+select", "+client|setinfo",
     "+client|setname", "+eval", "+evalsha", "+subscribe", "+psubscribe", "+unsubscribe",
-    "+punsubscribe", "+publish", "+hget", "+hmget", "+hset", "+zrange", "+zscore", "+zadd", "+zrem", "+xadd",
+    "+punsubscribe", "+publish", "+hget", "+hmget", "+hset", "+zrange", "+zscore", "+zadd", "+zrem", "+xadd", "+xtrim",
     "+xrange", "+pexpire", "+persist", "+exists", "+del", "+unlink", "+time",
     "+xlen", "+xrevrange", "+xdel", "+get", "+set",
 ]  # fmt: skip

@@ -209,17 +209,15 @@ for i = begin, #ARGV, 4 do
   else
     local stream = streams .. topic
     position = whole(position + 1)
-    local entry = table.concat({epoch, position, previous[topic], floors[topic], at,
-                                ARGV[i + 1]}, ' ') .. '\\n' .. body
+    local entry = epoch .. ' ' .. position .. ' ' .. previous[topic] .. ' ' .. floors[topic]
+      .. ' ' .. at .. ' ' .. ARGV[i + 1] .. '\\n' .. body
     if previous[topic] == '0' then redis.call('DEL', stream) end
     if bounds[topic] == '0' then
-      redis.call('XADD', stream, 'MAXLEN', sizes[topic], position .. '-0', 'e', entry)
+      redis.call('XADD', stream, position .. '-0', 'e', entry)
     else
       local sum = (sums[topic] or total(stream)) + #body
       sums[topic] = sum
-      redis.call('XADD', stream, 'MAXLEN', sizes[topic], position .. '-0', 'e', entry,
-                 'n', whole(sum))
-      trim(stream, sum, tonumber(bounds[topic]))
+      redis.call('XADD', stream, position .. '-0', 'e', entry, 'n', whole(sum))
     end
     touched[topic] = true
     result[#result + 1] = position .. ' ' .. previous[topic]
@@ -232,6 +230,9 @@ for i = begin, #ARGV, 4 do
   end
 end
 for topic in pairs(touched) do
+  -- Once for all that came: to cut the end of a stream costs as much as to add to it.
+  redis.call('XTRIM', streams .. topic, 'MAXLEN', sizes[topic])
+  if sums[topic] then trim(streams .. topic, sums[topic], tonumber(bounds[topic])) end
   if ttls[topic] ~= '0' then
     redis.call('PEXPIRE', streams .. topic, ttls[topic])
   else

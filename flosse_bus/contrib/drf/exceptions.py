@@ -20,9 +20,12 @@ _CODES = {
 
 
 class StreamRefused(APIException):
-    """``{"detail"}``, with ``topics`` where the refusal is about some, and a hint in DEBUG."""
+    """``{"detail"}``, with ``topics`` where the refusal is about some, and a hint in DEBUG.
 
-    def __init__(self, refusal: Refusal) -> None:
+    ``bus``: the alias of the one that the stream would have been of, if it is known.
+    """
+
+    def __init__(self, refusal: Refusal, *, bus: str | None = None) -> None:
         detail: dict[str, Any] = {"detail": refusal.detail}
         if refusal.topics:
             detail["topics"] = list(refusal.topics)
@@ -31,5 +34,6 @@ class StreamRefused(APIException):
         super().__init__(detail, _CODES[refusal.status])
         self.status_code = refusal.status
         self.refusal = refusal
+        self.bus = bus
         if refusal.status in TEMPORARY:
             self.wait = RETRY_AFTER  # becomes a header

@@ -68,9 +68,10 @@ class EventStreamMixin(_Base):
         request = self.request._request
         # Throttles answer 429, too.
         if isinstance(exc, APIException) and is_told_in_stream(request, response.status_code):
-            bus = buses[DEFAULT_ALIAS]
             if isinstance(exc, StreamRefused):
-                return refuse_in_stream(request, exc.refusal, bus.config)
+                config = buses[exc.bus or self._refusing_bus()].config
+                return refuse_in_stream(request, exc.refusal, config)
+            bus = buses[self._refusing_bus()]
             refusal = Refusal(status=response.status_code, detail=str(exc.detail))
             # Nobody else says so: the answer's status is that of a stream.
             bus.hubs.notices.refused((type(self).__qualname__,), refusal.detail)
@@ -81,6 +82,11 @@ class EventStreamMixin(_Base):
             if response.status_code in TEMPORARY:
                 keep_from_admins(response)
         return response
+
+    def _refusing_bus(self) -> str:
+        """Return the alias of the bus by whose settings a stream is refused, before there is one to
+        ask."""
+        return DEFAULT_ALIAS
 
     def event_stream(
         self,
@@ -126,19 +132,19 @@ class EventStreamMixin(_Base):
             recheck_every=topics.recheck_every,
             guard=Guard(self, produce, topics),
             came_with=self._came_with,
-            refused=lambda refusal: self._refuse(request, refusal),
+            refused=lambda refusal: self._refuse(request, refusal, topics.bus),
         )
         view.setup(request._request, *self.args, **self.kwargs)
         return view.get(request._request)
 
-    def _refuse(self, request: Request, refusal: Refusal) -> Exception:
+    def _refuse(self, request: Request, refusal: Refusal, bus: str) -> Exception:
         if (
             refusal.status == 403
             and request.authenticators
             and not request.successful_authenticator
         ):
             return NotAuthenticated()
-        return StreamRefused(refusal)
+        return StreamRefused(refusal, bus=bus)
 
 
 class _Subscription(SubscribeView):

@@ -90,6 +90,9 @@ class SubscribeAPIView(EventStreamAPIView):
         """
         return self.topics
 
+    def _refusing_bus(self) -> str:
+        return self.bus
+
     def stream(self, request: Request, *args: Any, **kwargs: Any) -> Topics:
         return Topics(
             self.get_topics(), bus=self.bus, patterns=True, recheck_every=self.recheck_every
