@@ -172,7 +172,7 @@ def behind(arena, case, proxy):
     return published
 
 
-def restarts_behind(arena, proxy, times, *, kill=False):
+def restarts_behind(arena, proxy, times, *, kill=False, patience=None):
     """Events go on and on while the server is restarted, and nobody waits for the clients.
 
     ``kill``: as the kernel does that is out of memory.

@@ -66,7 +66,9 @@ def render(results, versions):
     parts += [
         "## Restarts of the server behind a proxy\n",
         "With the proxy's file as in [](proxies.md). The stream ends, the proxy answers for a while without a server, and the\n"
-        "client comes back.\n",
+        "client comes back. `make torture` also restarts the server ten times behind nginx while events go on. Where it is stopped, the\n"
+        "clients above that are exact see every event. Where it is killed, nginx resets the streams, which WebKitGTK does not always\n"
+        "notice: it needs its [watchdog](#a-watchdog), with which it is exact, too.\n",
         _table(PROXIES, results, versions),
         "## What a client cannot do\n",
         _limits(),

@@ -6,6 +6,7 @@ import pytest
 
 from tests import TORTURE
 from tests.clients import page
+from tests.clients.arena import PATIENCE
 from tests.clients.cases import DIRECT, behind, end, restarts_behind, silence
 from tests.clients.roster import ROSTER, TOLD_CASES
 from tests.clients.verdict import EXACT, LOST, TOLD, judge
@@ -73,20 +74,28 @@ def test_behind(arena, record_property, certificate, tmp_path, case):
 
 @pytest.mark.skipif(not TORTURE, reason="takes minutes: FLOSSE_TORTURE is not set")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
-def test_ten_restarts_behind_nginx(arena, certificate, tmp_path, kill):
+@pytest.mark.parametrize(
+    ("kill", "patience", "unaware"),
+    [
+        pytest.param(False, None, set(), id="stopped"),
+        pytest.param(True, None, {"WebKitGTK"}, id="killed"),
+        pytest.param(True, PATIENCE, set(), id="killed-and-watched"),
+    ],
+)
+def test_ten_restarts_behind_nginx(arena, certificate, tmp_path, kill, patience, unaware):
     nginx = BEHIND["nginx"]
     if nginx.program() is None:
         missing("no nginx on this machine")
     with nginx(tmp_path, certificate, arena.server.port) as proxy:
-        published = restarts_behind(arena, proxy, 10, kill=kill)
-        found = verdicts(arena, published)
+        published = restarts_behind(arena, proxy, 10, kill=kill, patience=patience)
+        found = {client.name: verdict for client, verdict in verdicts(arena, published).items()}
+        torn = {seat.client.name for seat in arena.seats if "middle" in seat.client.limits}
         arena.stop()
     print(f"{len(published)} events, ten restarts:")
-    for client, verdict in found.items():
-        print(f"  {client.name}: {verdict.outcome} {verdict.detail[:300]}")
-    torn = {client for client in found if "middle" in client.limits}
-    assert {found[client].outcome for client in found.keys() - torn} == {EXACT}
+    for name, verdict in found.items():
+        print(f"  {name}: {verdict.outcome} {verdict.detail[:300]}")
+    inexact = {name for name, verdict in found.items() if verdict.outcome != EXACT}
+    assert inexact - torn <= unaware  # not every time
 
 
 def test_what_users_must_do_is_needed(arena):
