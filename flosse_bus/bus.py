@@ -78,7 +78,10 @@ class Bus:
             InvalidTopic: not a topic; patterns cannot be published to.
             InvalidEvent: the name, the data or the key cannot be carried.
             EventTooLarge: over ``MAX_EVENT_SIZE`` bytes encoded.
-            BackendUnavailable: sent now, and the broker could not be reached.
+            BackendUnavailable: sent now, and the broker could not be reached, or an open
+                transaction has the key (PostgreSQL).
+            django.db.OperationalError: in a transaction, which another one with the same key has
+                kept waiting for too long (PostgreSQL).
         """
         item = self._draft(topic, data, event, idempotency_key)
         if self._defer([item], using):

@@ -6,8 +6,10 @@ written there. Here are the connections: none of Django's, but for :meth:`Postgr
 
 from __future__ import annotations
 
+import asyncio
+import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.apps import apps
@@ -20,7 +22,9 @@ from ...conf import BusConfig, configured_aliases, load
 from ...cursor import Cursor
 from ...events import Draft, Record
 from ...exceptions import BackendUnavailable, InvalidBusBackend
+from ...threads import in_thread
 from ..base import BusBackend, Snapshot
+from .keys import Held, distinct, pauses
 from .link import Arguments, Link, LinkLost, NoAnswer, Query, Refused
 from .listener import PostgresListener
 from .params import MIGRATE, UNDEFINED, Origin, describe
@@ -86,13 +90,41 @@ class PostgresBackend(BusBackend):
                 return record
 
     def publish_many(self, drafts: Sequence[Draft]) -> list[Record]:
-        queries = self._queries
         each, indexes = distinct(drafts)
-        arguments = queries.append_many_arguments(each)
+        arguments, waits = self._queries.append_many_arguments(each), pauses()
+        records = self._append_many(each, arguments)
+        while isinstance(records, Held):
+            time.sleep(self._next(waits, records))
+            records = self._append_many(each, arguments)
+        return [records[index] for index in indexes]
+
+    async def apublish(self, draft: Draft) -> Record:
+        if draft.key is not None:
+            return (await self.apublish_many([draft]))[0]
+        return await super().apublish(draft)
+
+    async def apublish_many(self, drafts: Sequence[Draft]) -> list[Record]:
+        if all(draft.key is None for draft in drafts):
+            return await super().apublish_many(drafts)
+        each, indexes = distinct(drafts)
+        arguments, waits = self._queries.append_many_arguments(each), pauses()
+        records = await in_thread(self._append_many, each, arguments)
+        while isinstance(records, Held):
+            await asyncio.sleep(self._next(waits, records))
+            records = await in_thread(self._append_many, each, arguments)
+        return [records[index] for index in indexes]
+
+    def _append_many(self, drafts: Sequence[Draft], arguments: Arguments) -> list[Record] | Held:
         while True:
-            records = appended_many(self._run(queries.append_many, arguments), each)
-            if records is not None:
-                return [records[index] for index in indexes]
+            answer = appended_many(self._run(self._queries.append_many, arguments), drafts)
+            if answer is not None:
+                return answer
+
+    def _next(self, waits: Iterator[float], held: Held) -> float:
+        pause = next(waits, None)
+        if pause is None:
+            raise self._unavailable(str(held))
+        return pause
 
     def enlist(self, drafts: Sequence[Draft], using: str) -> bool:
         if using != self.using:
@@ -201,19 +233,6 @@ class PostgresBackend(BusBackend):
                     )
                 ]
         return []
-
-
-def distinct(drafts: Sequence[Draft]) -> tuple[list[Draft], list[int]]:
-    """Return the drafts without those that repeat a key, and for each where among these it is."""
-    places: dict[str, int] = {}
-    each: list[Draft] = []
-    indexes = []
-    for draft in drafts:
-        place = len(each) if draft.key is None else places.setdefault(draft.key, len(each))
-        if place == len(each):
-            each.append(draft)
-        indexes.append(place)
-    return each, indexes
 
 
 def _error(message: str, hint: str) -> CheckMessage:

@@ -15,6 +15,7 @@ from ...cursor import Cursor
 from ...events import Draft, Record
 from ...topics import is_pattern
 from ..base import Snapshot, TopicHistory
+from .keys import Held
 from .link import Arguments, Query
 
 if TYPE_CHECKING:
@@ -199,11 +200,16 @@ def appended(answer: PGresult, draft: Draft) -> Record | None:
     )
 
 
-def appended_many(answer: PGresult, drafts: Sequence[Draft]) -> list[Record] | None:
-    """Return what ``append_many`` has made of drafts, or ``None`` if it must be asked again."""
+def appended_many(answer: PGresult, drafts: Sequence[Draft]) -> list[Record] | Held | None:
+    """Return what ``append_many`` has made of drafts.
+
+    ``None`` if it must be asked again at once; :class:`Held` if later, because of a key.
+    """
     if not answer.ntuples:
         return None
     value = answer.get_value
+    if value(0, 5) is None:
+        return Held(_sure(value(0, 1)).decode())
     found = []
     for row, draft in enumerate(drafts):
         if value(row, 0) is not None:  # its key was known

@@ -170,8 +170,9 @@ BEGIN
 END
 $$
 --
--- Give positions to the oldest of what is in the outbox: at most 2000 events, so that whoever waits
--- for the lock does not wait long.
+-- Give positions to the oldest of what is in the outbox: 2000 events and the rest of the last one's
+-- call, which has 10000 at most, so that whoever waits for the lock does not wait long. Less than
+-- 2000 were given: that was all.
 CREATE FUNCTION flosse_bus_number(
     INOUT log flosse_bus_log, _history jsonb, _keep double precision
 ) LANGUAGE plpgsql AS $$
@@ -192,7 +193,14 @@ BEGIN
     log.published_at := greatest(log.published_at, clock_timestamp());
     -- Each step is an index scan for each event, or a sort: without statistics, which a fresh table
     -- lacks, the planner would join large sets as if they were small ones.
-    WITH places AS MATERIALIZED (
+    WITH waiting AS MATERIALIZED (
+        -- Not by "xact": transactions may begin long before they publish.
+        SELECT
+            e.id, e.topic, octet_length(e.body)::bigint AS length, coalesce(e.call, e.id) AS call
+        FROM flosse_bus_event e
+        WHERE e.bus = log.bus AND e.position IS NULL AND e.xact >= log.horizon
+        ORDER BY coalesce(e.call, e.id), e.id LIMIT 12000
+    ), places AS MATERIALIZED (
         SELECT
             w.id, w.topic, w.place, coalesce(last.number, 0) + w.nth AS number,
             coalesce(before + w.earlier, last.position, 0) AS previous,
@@ -203,14 +211,12 @@ BEGIN
                 o.id, o.topic, o.place, o.length, row_number() OVER topic AS nth,
                 lag(o.place) OVER topic AS earlier, sum(o.length) OVER topic AS ending
             FROM (
-                SELECT n.id, n.topic, n.length, row_number() OVER (ORDER BY n.id) AS place
-                FROM (
-                    SELECT e.id, e.topic, octet_length(e.body)::bigint AS length
-                    FROM flosse_bus_event e
-                    WHERE e.bus = log.bus AND e.position IS NULL AND e.xact >= log.horizon
-                    ORDER BY e.id LIMIT 2000
-                ) n
+                SELECT
+                    n.id, n.topic, n.length, row_number() OVER (ORDER BY n.call, n.id) AS place,
+                    rank() OVER (ORDER BY n.call) AS head  -- the place of the call's first event
+                FROM waiting n
             ) o
+            WHERE o.head <= 2000
             WINDOW topic AS (PARTITION BY o.topic ORDER BY o.place)
         ) w
         LEFT JOIN LATERAL (
@@ -384,7 +390,7 @@ BEGIN
     log := flosse_bus_open(_bus);
     before := log.position;
     log := flosse_bus_number(log, _history, _keep);
-    IF log.position = before + 2000 THEN
+    IF log.position >= before + 2000 THEN
         PERFORM flosse_bus_tidy(log, before, _history);
         RETURN;
     END IF;
@@ -424,21 +430,31 @@ BEGIN
 END
 $$
 --
--- Wait for transactions that publish with the same keys to end, and keep others from beginning.
--- Before the lock of flosse_bus_open: no transaction of a project's may be waited for under that.
-CREATE FUNCTION flosse_bus_claim(_bus text, _keys text[]) RETURNS void LANGUAGE plpgsql AS $$
+-- Keep transactions that publish with the same keys from beginning: this one has the keys from here
+-- to its end. Not null: a key that another one has, and nothing may be published.
+-- It waits for none: whoever waits inside the database holds a connection. And it comes before the
+-- lock of flosse_bus_open, for a transaction of a project's may keep a key for long.
+CREATE FUNCTION flosse_bus_claim(_bus text, _keys text[]) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_advisory_xact_lock(1179407188, h.hash)
-    FROM (
-        SELECT DISTINCT hashtext(_bus || ' ' || k) AS hash FROM unnest(_keys) k
-        WHERE k IS NOT NULL ORDER BY hash
-    ) h;
+    RETURN (
+        SELECT h.key
+        FROM (
+            SELECT DISTINCT ON (k.hash) k.hash, k.key
+            FROM (SELECT n.key, hashtext(_bus || ' ' || n.key) FROM unnest(_keys) n(key))
+                k(key, hash)
+            WHERE k.hash IS NOT NULL ORDER BY k.hash
+        ) h
+        WHERE NOT pg_try_advisory_xact_lock(1179407188, h.hash)
+        LIMIT 1
+    );
 END
 $$
 --
 -- Append some events, next to each other; return for each, in the same order, where it is. Without
 -- a row nothing was appended: call again. With an event's data: its key is that of this event,
 -- which was published before, and it was not appended. A key occurs once here at most.
+-- With one row that has no position nothing was appended either, for another transaction has the
+-- key in "event": call again later.
 CREATE FUNCTION flosse_bus_append_many(
     _bus text, _topics text[], _events text[], _bodies bytea[], _raws boolean[], _keys text[],
     _history jsonb, _keep double precision, _relaxed boolean
@@ -456,13 +472,16 @@ BEGIN
         PERFORM set_config('synchronous_commit', 'off', true);
     END IF;
     IF _keys IS NOT NULL THEN
-        PERFORM set_config('lock_timeout', '4s', true);
-        PERFORM flosse_bus_claim(_bus, _keys);
+        event := flosse_bus_claim(_bus, _keys);
+        IF event IS NOT NULL THEN
+            RETURN NEXT;
+            RETURN;
+        END IF;
     END IF;
     log := flosse_bus_open(_bus);
     before := log.position;
     log := flosse_bus_number(log, _history, _keep);
-    IF log.position = before + 2000 THEN
+    IF log.position >= before + 2000 THEN
         PERFORM flosse_bus_tidy(log, before, _history);
         RETURN;
     END IF;
@@ -599,7 +618,7 @@ BEGIN
     before := log.position;
     log := flosse_bus_number(log, _history, _keep);
     PERFORM flosse_bus_tidy(log, before, _history);
-    RETURN log.position = before + 2000;
+    RETURN log.position >= before + 2000;
 END
 $$
 --

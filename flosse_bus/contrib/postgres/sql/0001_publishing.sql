@@ -4,46 +4,87 @@ CREATE FUNCTION flosse_bus_channel(_bus text) RETURNS text LANGUAGE sql IMMUTABL
     SELECT 'flosse_bus_' || left(md5(_bus), 16)
 $$
 --
+-- Have some keys, as flosse_bus_claim does, but wait for other transactions that have them. No wait
+-- is longer than 4 seconds, or than what the transaction itself allows if that is less.
+CREATE FUNCTION flosse_bus_await(_bus text, _keys text[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    held text;
+    allowed text := current_setting('lock_timeout');
+BEGIN
+    LOOP
+        held := flosse_bus_claim(_bus, _keys);
+        EXIT WHEN held IS NULL;
+        BEGIN
+            IF allowed::interval NOT BETWEEN '1us' AND '4s' THEN
+                PERFORM set_config('lock_timeout', '4s', true);
+            END IF;
+            PERFORM pg_advisory_xact_lock(1179407188, hashtext(_bus || ' ' || held));
+        EXCEPTION WHEN lock_not_available THEN
+            RAISE EXCEPTION 'flosse_bus: another transaction has published with the idempotency key'
+                ' %, and has not ended in time', quote_literal(held)
+                USING ERRCODE = 'lock_not_available',
+                HINT = 'Run this transaction again, from its start.';
+        END;
+        PERFORM set_config('lock_timeout', allowed, true);
+    END LOOP;
+END
+$$
+--
 -- Put events into the outbox: they are published if and when this transaction commits. Those whose
--- key has been published with, or is by another transaction that commits first, are left out. A key
--- occurs once here at most; it is kept for "_keep" seconds.
+-- key has been published with, or is by another transaction that commits first, are left out; a key
+-- is kept for "_keep" seconds.
 CREATE FUNCTION flosse_bus_enlist(
     _bus text, _topics text[], _events text[], _bodies bytea[], _raws boolean[],
     _keys text[] DEFAULT NULL, _keep double precision DEFAULT NULL
 ) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    head bigint;
+    one record;
 BEGIN
     IF _keys IS NULL THEN
         INSERT INTO flosse_bus_event (bus, topic, event, body, raw, xact)
-        SELECT _bus, n.topic, n.event, n.body, n.raw, pg_current_xact_id()
-        FROM unnest(_topics, _events, _bodies, _raws)
-            WITH ORDINALITY n(topic, event, body, raw, nth)
-        ORDER BY n.nth;
+        VALUES (_bus, _topics[1], _events[1], _bodies[1], _raws[1], pg_current_xact_id())
+        RETURNING id INTO head;
+        IF cardinality(_topics) > 1 THEN
+            INSERT INTO flosse_bus_event (bus, topic, event, body, raw, xact, call)
+            SELECT _bus, n.topic, n.event, n.body, n.raw, pg_current_xact_id(), head
+            FROM unnest(_topics, _events, _bodies, _raws)
+                WITH ORDINALITY n(topic, event, body, raw, nth)
+            WHERE n.nth > 1
+            ORDER BY n.nth;
+        END IF;
     ELSE
-        PERFORM flosse_bus_claim(_bus, _keys);
-        WITH given AS MATERIALIZED (
+        IF flosse_bus_claim(_bus, _keys) IS NOT NULL THEN
+            PERFORM flosse_bus_await(_bus, _keys);
+        END IF;
+        FOR one IN
             SELECT n.* FROM unnest(_topics, _events, _bodies, _raws, _keys)
                 WITH ORDINALITY n(topic, event, body, raw, key, nth)
-        ), claimed AS (
-            INSERT INTO flosse_bus_key AS k (bus, key, until, raw, topic, event, body)
-            SELECT _bus, g.key, clock_timestamp() + make_interval(secs => _keep), g.raw, g.topic,
-                g.event, g.body
-            FROM given g
-            WHERE g.key IS NOT NULL AND NOT EXISTS (
-                -- Looked for first: a conflict would lock its row, which giving positions may want.
-                SELECT FROM flosse_bus_key k WHERE k.bus = _bus AND k.key = g.key
-                    AND (k.position IS NULL OR k.until > clock_timestamp())
+            ORDER BY n.nth
+        LOOP
+            IF one.key IS NOT NULL THEN
+                INSERT INTO flosse_bus_key AS k (bus, key, until, raw, topic, event, body)
+                SELECT _bus, one.key, clock_timestamp() + make_interval(secs => _keep), one.raw,
+                    one.topic, one.event, one.body
+                WHERE NOT EXISTS (
+                    -- Looked for first: a conflict would lock its row, which giving positions may
+                    -- want.
+                    SELECT FROM flosse_bus_key o WHERE o.bus = _bus AND o.key = one.key
+                        AND (o.position IS NULL OR o.until > clock_timestamp())
+                )
+                ON CONFLICT (bus, key) DO UPDATE SET
+                    until = excluded.until, position = NULL, previous = NULL, published_at = NULL,
+                    raw = excluded.raw, topic = excluded.topic, epoch = NULL,
+                    event = excluded.event, body = excluded.body
+                WHERE k.position IS NOT NULL AND k.until <= clock_timestamp();
+                CONTINUE WHEN NOT FOUND;
+            END IF;
+            INSERT INTO flosse_bus_event (bus, topic, event, body, raw, key, xact, call)
+            VALUES (
+                _bus, one.topic, one.event, one.body, one.raw, one.key, pg_current_xact_id(), head
             )
-            ON CONFLICT (bus, key) DO UPDATE SET
-                until = excluded.until, position = NULL, previous = NULL, published_at = NULL,
-                raw = excluded.raw, topic = excluded.topic, epoch = NULL, event = excluded.event,
-                body = excluded.body
-            WHERE k.position IS NOT NULL AND k.until <= clock_timestamp()
-            RETURNING k.key
-        )
-        INSERT INTO flosse_bus_event (bus, topic, event, body, raw, key, xact)
-        SELECT _bus, g.topic, g.event, g.body, g.raw, g.key, pg_current_xact_id() FROM given g
-        WHERE g.key IS NULL OR g.key IN (SELECT c.key FROM claimed c)
-        ORDER BY g.nth;
+            RETURNING coalesce(call, id) INTO head;
+        END LOOP;
     END IF;
     PERFORM pg_notify(flosse_bus_channel(_bus), t.topic)
     FROM (SELECT DISTINCT n.topic FROM unnest(_topics) n(topic)) t;
@@ -121,6 +162,10 @@ BEGIN
         EXECUTE format(
             'ALTER FUNCTION %I.%I SET enable_bitmapscan = off',
             current_schema(), 'flosse_bus_' || name
+        );
+        -- Plans are for the most that may come, mostly little does, and compiling takes longer.
+        EXECUTE format(
+            'ALTER FUNCTION %I.%I SET jit = off', current_schema(), 'flosse_bus_' || name
         );
     END LOOP;
 END

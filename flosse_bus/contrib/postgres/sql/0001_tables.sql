@@ -50,6 +50,9 @@ CREATE UNLOGGED TABLE flosse_bus_event (
     expires_at timestamptz,
     -- In the outbox: the transaction that put it there.
     xact xid8,
+    -- There, too: the id of its call's first event. Null: it is the first itself. Ids are drawn one
+    -- by one, so that those of other transactions may be between the ids of a call.
+    call bigint,
     raw boolean NOT NULL,
     bus text COLLATE "C" NOT NULL,
     topic text COLLATE "C" NOT NULL,
