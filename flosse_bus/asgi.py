@@ -62,6 +62,7 @@ async def _live(receive: Receive, send: Send) -> None:
         kind = (await receive())["type"]
         if kind == "lifespan.startup":
             shutdown.install()
+            buses.begin_again()  # a test or a notebook may run one server after another
             await send({"type": "lifespan.startup.complete"})
         elif kind == "lifespan.shutdown":
             shutdown.end_streams()

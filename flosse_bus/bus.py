@@ -338,6 +338,12 @@ class BusHandler:
         for bus in self.opened():
             bus.hubs.end_all(reason)
 
+    def begin_again(self) -> None:
+        """Open streams again, after :meth:`end_all`, where the process goes on. Any loop."""
+        self._ending = None
+        for bus in self.opened():
+            bus.hubs.begin_again()
+
     def close_all(self) -> None:
         """End every stream and forget the buses; the next use reads the settings again."""
         with self._lock:

@@ -93,18 +93,32 @@ class Hubs:
             except RuntimeError:  # the loop was closed just now, and its streams with it
                 continue
 
+    def begin_again(self) -> None:
+        """Let streams open after :meth:`end_all`, on hubs that are new."""
+        with self._lock:
+            if self._ending is None:
+                return
+            self._ending = None
+            thread, self._thread = self._thread, None
+            hubs, self._by_loop = self._by_loop, {}
+        self._let_go(thread, hubs)
+
     def close(self) -> None:
         """End every stream and stop the thread. Loops that run elsewhere stop by themselves."""
         self.end_all("bus closed")
         with self._lock:
             thread, self._thread = self._thread, None
             hubs, self._by_loop = self._by_loop, {}
+        self._let_go(thread, hubs)
+        self._ending = None
+
+    @staticmethod
+    def _let_go(thread: HubThread | None, hubs: dict[asyncio.AbstractEventLoop, Hub]) -> None:
         if thread is not None:
             thread.close()
         for hub in hubs.values():
             if hub.loop.is_running():
                 asyncio.run_coroutine_threadsafe(hub.aclose(), hub.loop)
-        self._ending = None
 
     @property
     def counters(self) -> Counter[str]:

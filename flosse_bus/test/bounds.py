@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from ..backends.base import BusBackend
 from .base import ContractBase, item, topics, wait_until
 
@@ -54,6 +56,28 @@ class BoundsContract(ContractBase):
                 other = backend.publish(item("b", "x" * 100))
                 assert _kept(backend, "b") == (other,)
                 assert _kept(backend, "a") == tuple(records[2:])
+
+    def test_another_size_leaves_no_hole(self) -> None:
+        """Processes with another ``HISTORY_SIZE`` share a log, as during a deploy."""
+        for many in (False, True):
+            with self.backend(history_size=1000) as large:
+                small = self.another(large, history_size=2)
+                if small is None:
+                    return
+                with contextlib.closing(small):
+                    for _ in range(10):
+                        large.publish(item("a"))
+                    for _ in range(2):
+                        drafts = [item("a"), item("a")]
+                        if many:
+                            small.publish_many(drafts)
+                        else:
+                            for draft in drafts:
+                                small.publish(draft)
+                    for backend in (small, large):
+                        history = backend.read(["a"]).topics["a"]
+                        places = [record.position for record in history.records]
+                        assert places == list(range(history.evicted + 1, 15))
 
     def test_what_fits_exactly_is_kept(self) -> None:
         with self.backend(history_bytes=100) as backend:

@@ -212,6 +212,30 @@ def test_what_is_no_stream_passes_untouched(run):
     run(main())
 
 
+def test_after_another_lifespan_streams_open_again(run):
+    """A test or a notebook may run one server after another, in one loop or in several."""
+
+    async def main():
+        async with site() as here:
+            for _ in range(2):
+                inbox, sent = asyncio.Queue(), []
+
+                async def send(message, sent=sent):
+                    sent.append(message["type"])
+
+                task = asyncio.create_task(here.application({"type": "lifespan"}, inbox.get, send))
+                inbox.put_nowait({"type": "lifespan.startup"})
+                await eventually(lambda sent=sent: sent, "startup")
+                stream = await here.follow()
+                assert not stream.complete
+                inbox.put_nowait({"type": "lifespan.shutdown"})
+                await task
+                await eventually(lambda stream=stream: stream.complete, "the stream to end")
+
+    run(main())
+    run(main())
+
+
 def test_lifespan_is_answered_and_ends_the_streams(run):
     async def main():
         sent, inbox = [], asyncio.Queue()

@@ -278,6 +278,14 @@ BEGIN
             DELETE FROM flosse_bus_event e
             WHERE e.bus = log.bus AND e.topic = one.topic
                 AND e.number BETWEEN one.lowest AND one.highest;
+            -- HISTORY_SIZE was larger once: what is kept is without a hole.
+            IF EXISTS (
+                SELECT FROM flosse_bus_event e
+                WHERE e.bus = log.bus AND e.topic = one.topic AND e.number = one.lowest - 1
+            ) THEN
+                DELETE FROM flosse_bus_event e
+                WHERE e.bus = log.bus AND e.topic = one.topic AND e.number < one.lowest;
+            END IF;
         END IF;
         IF one.bytes IS NOT NULL THEN
             PERFORM flosse_bus_shrink(log.bus, one.topic, one.bytes);
