@@ -384,7 +384,8 @@ class Feed:
                 self._board.drop_dead(time.time())
                 idle = self._watched.difference(self._board.names)
             if idle and not self._down:  # the next listener hears of what is followed then
-                with contextlib.suppress(BackendUnavailable):  # whoever iterates it says so
+                # Whoever iterates it says so. What it still watches then is tried again.
+                with contextlib.suppress(BackendUnavailable, asyncio.TimeoutError):
                     await asyncio.wait_for(self._heard.unwatch(idle), PATIENCE)
                     self._watched -= idle
 

@@ -294,7 +294,8 @@ class Switchboard:
                 # to this very record, which must be lost with it so that their ids tell.
                 ring.lose(record.position)
                 for subscription in channel.subscriptions:
-                    subscription.give_up([channel], "overflow")
+                    if subscription.position < record.position:  # others have it from elsewhere
+                        subscription.give_up([channel], "overflow")
                 continue
             message = Message(record)
             ring.append(message)
