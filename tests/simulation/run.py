@@ -168,7 +168,7 @@ class Run:
             (self.cut_line, 2), (self.interrupt, 2), (self.hold_line, 2), (self.overflow, 1),
             (self.make_hole, 1), (self.restart_hub, 1), (self.take_down, 1), (self.trim, 2),
             (self.forget, 1), (self.go_back, 2), (self.flush, 0.5), (self.collapse, 0.3),
-            (self.end, 0.5),
+            (self.end, 0.5), (self.overtake, 1),
         ]  # fmt: skip
         # Each seed has some of the faults, so that some have none of what hides others.
         share = self.rng.choice([0.0, 0.3, 0.7, 1.0])
@@ -373,6 +373,19 @@ class Run:
                 self.rng.choice([0, 0, 1, 2, 4, 9]), knows=self.rng.random() < 0.7
             )
         )
+
+    async def overtake(self):
+        """Streams that are ahead of their hub, when the log goes back to between the two."""
+        for line in self.broker.lines:
+            line.hold(8.0)
+        await self.publish()
+        await self.publish()
+        for _ in range(3):
+            await self.open()
+        await asyncio.sleep(1.0)
+        await self.read_all()
+        await self.go_back()
+        await self.publish()
 
     async def flush(self):
         self._lose(self.broker.flush)
