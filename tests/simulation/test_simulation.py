@@ -12,7 +12,8 @@ import time
 import pytest
 
 from tests import TORTURE
-from tests.simulation.run import Run
+from tests.simulation.mistakes import made
+from tests.simulation.run import Find, Run
 
 #: Seconds for seeds that nobody has tried before.
 SECONDS = float(os.environ.get("FLOSSE_SIMULATION", 1800 if TORTURE else 3))
@@ -41,3 +42,20 @@ def test_random_seeds():
 def test_a_seed_repeats_a_run_exactly():
     for seed in range(8):
         assert Run(seed).go().digest == Run(seed).go().digest
+
+
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [
+        ("dropped topics come back", 413),
+        ("streams ahead stay", 166),
+        ("patterns forget", 2462),
+        ("records come twice", 89),
+        ("cancelled openings are watched", 5),
+    ],
+)
+def test_an_old_mistake_is_found(name, seed):
+    """If something changes what seeds do, look for others among some thousand."""
+    Run(seed).go()
+    with made(name), pytest.raises(Find, match=f"seed {seed}:"):
+        Run(seed).go()
