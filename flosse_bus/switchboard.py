@@ -196,10 +196,9 @@ class Switchboard:
             if channel is None:  # its interest follows below
                 self._add_channel(topic).ring = self._ring_of(topic, history)
             elif history.evicted < channel.evicted:  # a pattern's ring may know less
-                ring = self._ring_of(topic, history)
-                for message in channel.ring.after(ring.head):
-                    ring.append(message)
-                channel.ring = ring
+                channel.ring = self._ring_of(topic, history)
+                # Not from the old ring, which may have lost some of what has come since.
+                self._catch_up(channel, early)
         for name in names:
             interest = self._interests[name] = Interest(name)
             if interest.pattern:
@@ -208,6 +207,20 @@ class Switchboard:
             elif name not in self._channels:
                 self._add_channel(name, lost=snapshot.forgotten_of(name, self._config))
         self._hand_out(early)
+
+    def _catch_up(self, channel: Channel, early: list[Record]) -> None:
+        """Add to a topic's ring what has been handed out since its snapshot was asked for."""
+        ring = channel.ring
+        for record in early:
+            if (
+                record.topic == channel.name
+                and record.epoch == self.epoch
+                and record.position > ring.head
+            ):
+                if record.previous > ring.head:
+                    ring.lose(record.position)
+                else:
+                    ring.append(Message(record))
 
     def _add_channel(self, topic: str, lost: int | None = None) -> Channel:
         """Begin to keep a topic, of which nothing after ``lost`` has been published before."""

@@ -145,6 +145,21 @@ def test_a_repair_does_not_deliver_again_what_expired_here_before_it_did_in_the_
     assert brief(all_of(stream)) == [2]
 
 
+def test_what_a_pattern_has_lost_stays_lost_when_one_of_its_topics_is_followed_too():
+    board = Board(history_ttl=None, history_size=2)
+    board.start(log(0))
+    board.follow("c.*")
+    stream = board.stream("c.*")
+    all_of(stream)
+    stream.interrupt()  # it reads from the ring next
+    snapshot = log(2, {"c.1": kept(record("c.1", 1), record("c.1", 2, 1))})
+    early = [record("c.1", n, n - 1) for n in range(1, 7)]
+    board.dispatch(early)
+    board.install(["c.1"], snapshot, early)
+    assert brief(all_of(stream)) == ["overflow:c.*"]
+    assert brief(all_of(board.stream("c.1", after="e1-3"))) == [("open", "3"), "expired:c.1"]
+
+
 class Broken(Flags):
     """A reader that cannot frame one of the messages."""
 
