@@ -31,7 +31,7 @@ test:
 # The seeded and random tests, for longer and with other seeds.
 torture:
 	@sh tools/venv.sh test
-	FLOSSE_TORTURE=1 $(BIN)/python -m pytest tests/bus/test_model.py tests/bus/test_stress.py tests/unit/test_sse_fuzz.py \
+	FLOSSE_TORTURE=1 $(BIN)/python -m pytest tests/bus/test_model.py tests/bus/test_stress.py tests/simulation tests/unit/test_sse_fuzz.py \
 		tests/servers/test_big_streams.py tests/servers/test_dead_readers.py \
 		tests/servers/test_proxies.py tests/clients tests/torture --timeout=3600 $(ARGS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,6 +24,9 @@ ERROR = "stream-error"
 STATE = (OPEN, PING)
 #: An event of either name would call a page's ``onopen`` or ``onerror``.
 _HANDLERS = ("open", "error")
+
+#: What would end the line that a name stands in, or lie about the stream itself.
+_UNNAMEABLE = re.compile(r"[\r\n\0]|^stream-|^$")
 
 # ensure_ascii=False halves non-Latin payloads. allow_nan=False because NaN is no JSON: JSON.parse
 # in the browser would throw on it.
@@ -115,6 +119,26 @@ class Record:
             id=str(self.cursor),
             published_at=datetime.fromtimestamp(self.published_at, timezone.utc),
         )
+
+
+def body_of(kept: bytes) -> bytes:
+    """Return a body that another program may have written, as UTF-8: every frame is made of it.
+
+    What is not shows as U+FFFD, which is how a client would read it.
+    """
+    if kept.isascii():
+        return kept
+    try:
+        kept.decode()
+    except UnicodeDecodeError:
+        return kept.decode("utf-8", "replace").encode()
+    return kept
+
+
+def name_of(kept: bytes) -> str | None:
+    """Return the name of an event that another program may have named, if a stream can carry it."""
+    name = kept.decode("utf-8", "replace")
+    return None if _UNNAMEABLE.search(name) else name
 
 
 def to_events(records: Sequence[Record]) -> list[Event]:

@@ -58,6 +58,9 @@ class Feed:
         # Held while what is followed, or who listens to it, changes.
         self._changing = asyncio.Lock()
         self._listener: Listener | None = None
+        # What the listener may have been told to watch: more than is followed while that begins,
+        # and where it never did.
+        self._watched: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._impatient = 0
         self._asking: asyncio.Task[Cursor] | None = None
@@ -111,6 +114,7 @@ class Feed:
                     repairs = self._repairs
                     self._early = []
                     try:
+                        self._watched.update(cold)
                         await self._heard.watch(cold)
                         snapshot = await self._backend.aread(cold)
                         await self._repaired_or_at(repairs, snapshot.tail)
@@ -146,6 +150,7 @@ class Feed:
         await self._hang_up()
         # Listen first: whatever is not in the tail then is heard.
         self._listener = self._backend.listen()
+        self._watched = set()
         self._board.start(await self._backend.aread([]))
         for work in (self._run, self._probe, self._tidy):
             task = in_own_context(work())
@@ -331,7 +336,9 @@ class Feed:
     async def _replace_listener(self) -> None:
         await self._hang_up()
         self._listener = self._backend.listen()
-        await self._listener.watch(self._board.names)
+        names = self._board.names
+        self._watched = set(names)
+        await self._listener.watch(names)
 
     async def _repair(self) -> None:
         """Bring rings and streams up to date from the log.
@@ -373,11 +380,14 @@ class Feed:
         linger = LINGER if linger is None else linger
         async with self._changing:
             with self._board.lock:
-                idle = self._board.drop_idle(time.monotonic() - linger)
+                self._board.drop_idle(time.monotonic() - linger)
                 self._board.drop_dead(time.time())
+                idle = self._watched.difference(self._board.names)
             if idle and not self._down:  # the next listener hears of what is followed then
-                with contextlib.suppress(BackendUnavailable):  # whoever iterates it says so
+                # Whoever iterates it says so. What it still watches then is tried again.
+                with contextlib.suppress(BackendUnavailable, asyncio.TimeoutError):
                     await asyncio.wait_for(self._heard.unwatch(idle), PATIENCE)
+                    self._watched -= idle
 
 
 def in_own_context(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

@@ -244,17 +244,29 @@ class Subscription:
         if self._live:
             if self._pending:
                 self._pending = [*self._pending, *messages]
-            elif self._offer is not None and self._offer(messages):
-                self._taken = True
-                self.position = messages[-1].record.position
-                self.delivered += len(messages)
-                return
             else:
+                if self._offer is not None:
+                    try:
+                        taken = self._offer(messages)
+                    except Exception:  # noqa: BLE001  # because others are handed the same
+                        self._fail()
+                        return
+                    if taken:
+                        self._taken = True
+                        self.position = messages[-1].record.position
+                        self.delivered += len(messages)
+                        return
                 self._pending = messages
             self._pending_bytes += size
             if len(self._pending) > self._max_pending or self._pending_bytes > self._max_bytes:
                 self._overflow()
         self._signal.set()
+
+    def _fail(self) -> None:
+        # Closed before anything is said: what cannot be written now may not be passed over.
+        self._live = False
+        self.end("error")
+        logger.exception("stream ended, as it could not be written: %s", ", ".join(self.names))
 
     def interrupt(self) -> None:
         """Something may be missing after what is pending: look into the rings then."""
@@ -273,17 +285,22 @@ class Subscription:
         self._say(names, reason, log=log)
 
     def stands_before(self, end: int) -> bool:
-        """Has the reader had, or will it have of what is pending, nothing beyond ``end``?"""
+        """Has the reader had, or will it have of what is pending, nothing beyond ``end``?
+
+        What was handed out here is known by the rings, whatever else a position has passed.
+        """
         return (
             end >= 0
+            and self.position <= max(end, self._board.position)
             and all(channel.ring.head <= end for channel in self.channels)
             and all(interest.evicted <= end for interest in self.interests)
             and not any(type(item) is Mark and item.beyond(end) for item in self._pending)
             and not (self._opening is not None and self._opening.beyond(end))
         )
 
-    def step_back(self, position: int) -> None:
+    def step_back(self, end: int) -> None:
         """Positions beyond this one are given anew, and the reader has had none of them."""
+        position = max(0, end)
         self.position = min(self.position, position)
         self._skip = {source: min(skip, position) for source, skip in self._skip.items()}
 

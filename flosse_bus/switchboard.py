@@ -193,13 +193,12 @@ class Switchboard:
         """
         for topic, history in snapshot.topics.items():
             channel = self._channels.get(topic)
-            if channel is None:
+            if channel is None:  # its interest follows below
                 self._add_channel(topic).ring = self._ring_of(topic, history)
             elif history.evicted < channel.evicted:  # a pattern's ring may know less
-                ring = self._ring_of(topic, history)
-                for message in channel.ring.after(ring.head):
-                    ring.append(message)
-                channel.ring = ring
+                channel.ring = self._ring_of(topic, history)
+                # Not from the old ring, which may have lost some of what has come since.
+                self._catch_up(channel, early)
         for name in names:
             interest = self._interests[name] = Interest(name)
             if interest.pattern:
@@ -208,6 +207,20 @@ class Switchboard:
             elif name not in self._channels:
                 self._add_channel(name, lost=snapshot.forgotten_of(name, self._config))
         self._hand_out(early)
+
+    def _catch_up(self, channel: Channel, early: list[Record]) -> None:
+        """Add to a topic's ring what has been handed out since its snapshot was asked for."""
+        ring = channel.ring
+        for record in early:
+            if (
+                record.topic == channel.name
+                and record.epoch == self.epoch
+                and record.position > ring.head
+            ):
+                if record.previous > ring.head:
+                    ring.lose(record.position)
+                else:
+                    ring.append(Message(record))
 
     def _add_channel(self, topic: str, lost: int | None = None) -> Channel:
         """Begin to keep a topic, of which nothing after ``lost`` has been published before."""
@@ -222,21 +235,39 @@ class Switchboard:
                 _join(channel, subscription)
         return channel
 
+    def _channel_of(self, topic: str, lost: int | None = None) -> Channel | None:
+        """Return a topic's channel, made now if need be, or ``None``: nobody here follows it.
+
+        A channel that nobody hears would look like one of which nothing has come.
+        """
+        channel = self._channels.get(topic)
+        if channel is None and (
+            topic in self._interests or any(interest.covers(topic) for interest in self._patterns)
+        ):
+            return self._add_channel(topic, lost)
+        return channel
+
     def _new_ring(self, topic: str) -> Ring[Message]:
         kept = self._config.history_of(topic)
         return Ring(size=kept.size, ttl=kept.ttl, max_bytes=kept.max_bytes)
 
-    def _ring_of(self, topic: str, history: TopicHistory) -> Ring[Message]:
+    def _ring_of(self, topic: str, history: TopicHistory, end: int | None = None) -> Ring[Message]:
+        """Return a ring with what is kept of a topic, up to ``end`` if that is said."""
         ring = self._new_ring(topic)
-        ring.lose(history.evicted)
+        ring.lose(history.evicted if end is None else min(history.evicted, end))
         for record in history.records:
-            ring.append(Message(record))
+            if end is None or record.position <= end:
+                ring.append(Message(record))
         return ring
 
     def dispatch(self, records: list[Record]) -> None:
         """Hand out a batch, in order of position."""
+        tail = records[-1].cursor
+        if records[0].position <= self.position:
+            # A repair has handed these out while they were under way.
+            records = [record for record in records if record.position > self.position]
         self._hand_out(records)
-        self.advance(records[-1].cursor)
+        self.advance(tail)
 
     def advance(self, cursor: Cursor) -> None:
         """Everything up to ``cursor`` has been handed out."""
@@ -245,7 +276,7 @@ class Switchboard:
 
     def repair(self, snapshot: Snapshot) -> None:
         """Bring rings and subscriptions up to a snapshot of all that is followed."""
-        if not snapshot.holds(self.tail):
+        if snapshot.tail.epoch != self.epoch or snapshot.tail.position < self.position:
             self._roll_back(snapshot)
         self._adopt(snapshot)
         self._merge(snapshot)
@@ -260,9 +291,9 @@ class Switchboard:
                 continue
             channel = self._channels.get(record.topic)
             if channel is None:
-                if not any(interest.covers(record.topic) for interest in self._patterns):
+                channel = self._channel_of(record.topic, lost=record.previous or None)
+                if channel is None:
                     continue
-                channel = self._add_channel(record.topic, lost=record.previous or None)
             if channel is not into:
                 _push(into, run)
                 into, run = channel, []
@@ -276,7 +307,8 @@ class Switchboard:
                 # to this very record, which must be lost with it so that their ids tell.
                 ring.lose(record.position)
                 for subscription in channel.subscriptions:
-                    subscription.give_up([channel], "overflow")
+                    if subscription.position < record.position:  # others have it from elsewhere
+                        subscription.give_up([channel], "overflow")
                 continue
             message = Message(record)
             ring.append(message)
@@ -284,27 +316,34 @@ class Switchboard:
         _push(into, run)
 
     def _roll_back(self, snapshot: Snapshot) -> None:
-        """The log lacks some of what was handed out, or all: say so to whoever has had any of it.
+        """The log has gone on in another epoch: be where both logs are the same, and tell whoever
+        has had anything beyond it.
 
-        Up to ``end`` it is the log that it was.
+        That is up to ``end``, or nowhere. What the log has after it is for :meth:`_merge`.
         """
         end = snapshot.ancestors.get(self.epoch, -1)
-        hit = [channel for channel in self._channels.values() if channel.ring.head > end]
+        # Also who came with more than was handed out here: nobody knows what of it was theirs.
         lost = [s for s in self.subscriptions if not s.stands_before(end)]
-        for channel in hit:
-            history = snapshot.topics.get(channel.name)
-            if history is not None:
-                channel.ring = self._ring_of(channel.name, history)
-            else:
-                channel.ring = self._new_ring(channel.name)
-                channel.ring.lose(snapshot.forgotten_of(channel.name, self._config))
+        hit = {channel.name for channel in self._channels.values() if channel.ring.head > end}
         for interest in self._patterns:
             if interest.evicted > end:
-                interest.evicted = snapshot.forgotten_of(interest.name, self._config)
+                forgotten = snapshot.forgotten_of(interest.name, self._config)
+                interest.evicted = max(0, min(forgotten, end))
+                # It counted for topics without a channel, so those that are there get one again.
+                dropped = (topic for topic in snapshot.topics if topic not in self._channels)
+                hit.update(filter(interest.covers, dropped))
         self._adopt(snapshot)
-        self.position = max(end, 0)
+        self.position = max(0, min(self.position, end))
+        for topic in hit:
+            channel = self._channel_of(topic)
+            assert channel is not None
+            history = snapshot.topics.get(topic)
+            if history is None:
+                evicted = snapshot.forgotten_of(topic, self._config)
+                history = TopicHistory(records=(), evicted=evicted)
+            channel.ring = self._ring_of(topic, history, end)
         for subscription in self.subscriptions:
-            subscription.step_back(self.position)
+            subscription.step_back(end)
         for subscription in lost:
             subscription.reset(subscription.names, "unknown", snapshot.tail.position, log=False)
         if lost:
@@ -315,8 +354,7 @@ class Switchboard:
     def _merge(self, snapshot: Snapshot) -> None:
         # Whatever is not after self.position has been handed out here, kept or not.
         for topic in snapshot.topics:
-            if topic not in self._channels:
-                self._add_channel(topic)
+            self._channel_of(topic)
         for name, channel in self._channels.items():
             history = snapshot.topics.get(name)
             if history is not None:
@@ -331,15 +369,20 @@ class Switchboard:
                 interest.evicted = lost
                 for subscription in interest.subscriptions:
                     subscription.interrupt()
-        missed = [record for h in snapshot.topics.values() for record in h.records]
+        missed = [
+            record
+            for history in snapshot.topics.values()
+            for record in history.records
+            if record.position > self.position
+        ]
         missed.sort(key=lambda record: record.position)
         self._hand_out(missed)
         self.position = max(self.position, snapshot.tail.position)
 
     # Housekeeping
 
-    def drop_idle(self, before: float) -> list[str]:
-        """Stop following what has had no subscription since ``before``; return what that is."""
+    def drop_idle(self, before: float) -> None:
+        """Stop following what has had no subscription since ``before``."""
         idle = [
             interest.name
             for interest in self._interests.values()
@@ -348,7 +391,6 @@ class Switchboard:
         for name in idle:
             del self._interests[name]
         self._patterns = [i for i in self._interests.values() if i.pattern]
-        return idle
 
     def drop_dead(self, now: float) -> None:
         """Forget topics that nobody follows, or of which nothing is kept."""

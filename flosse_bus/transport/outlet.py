@@ -147,11 +147,17 @@ class Outlet:
             self._ask_again()
             return
         items = subscription.take()
-        if items and not self._write_chunk(items):
-            left = self._start(self._encode(items))
-            if left is not None:
-                self._go_on(left)
-                return
+        try:
+            sent = not items or self._write_chunk(items)
+            left = None if sent else self._start(self._encode(items))
+        except Exception:  # noqa: BLE001  # because others wait for their turn
+            logger.exception("stream ended, as it could not be written")
+            self.leave("error")
+            self._over()
+            return
+        if left is not None:
+            self._go_on(left)
+            return
         self._queued = False
         if subscription.more:
             self.set()

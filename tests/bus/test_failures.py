@@ -369,3 +369,47 @@ def test_a_thread_that_opens_a_stream_while_the_bus_closes_gets_an_answer():
     bus.close()
     thread.join(10)
     assert answers == [[]]
+
+
+class Watching(MemoryBackend):
+    """It knows what its listener is to hear, and can keep who reads waiting."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.watched = set()
+        self.may_read = asyncio.Event()
+
+    def listen(self):
+        listener = super().listen()
+
+        async def watch(_, names):
+            self.watched.update(names)
+
+        async def unwatch(_, names):
+            self.watched.difference_update(names)
+
+        watching = {"watch": watch, "unwatch": unwatch}
+        listener.__class__ = type("WatchingListener", (type(listener),), watching)
+        return listener
+
+    async def aread(self, names):
+        if names:
+            await self.may_read.wait()
+        return await super().aread(names)
+
+
+def test_an_opening_that_is_cancelled_leaves_nothing_with_the_listener(run):
+    async def main():
+        async with hub_of(Watching) as (hub, backend):
+            opening = asyncio.create_task(hub.open(["a", "b.*"], after=None, signal=Flags()))
+            while not backend.watched:
+                await asyncio.sleep(0)
+            opening.cancel()
+            await asyncio.wait([opening])
+            backend.may_read.set()
+            await hub.open(["c"], after=None, signal=Flags())
+            assert backend.watched == {"a", "b.*", "c"}
+            await hub.feed.sweep()
+            assert backend.watched == {"c"}
+
+    run(main())

@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from flosse_bus.events import Record, draft
+from flosse_bus.events import Record, body_of, draft, name_of
 from flosse_bus.exceptions import EventTooLarge, InvalidEvent
 
 
@@ -114,3 +114,26 @@ def test_members_of_a_str_enum_are_their_values():
     one = draft(Word.SAVED, Word.SAVED, Word.SAVED, max_size=100)
     assert (type(one.topic), type(one.event), one.body) == (str, str, b"saved")
     assert f"{one.topic} {one.event}" == "saved saved"
+
+
+@pytest.mark.parametrize(
+    ("kept", "read"),
+    [
+        (b"plain", b"plain"),
+        ("gr\u00fcn".encode(), "gr\u00fcn".encode()),
+        (b"a\xffb", b"a\xef\xbf\xbdb"),
+    ],
+)
+def test_a_body_of_another_program_is_utf_8_when_it_is_read(kept, read):
+    assert body_of(kept) == read
+
+
+@pytest.mark.parametrize(
+    ("kept", "name"),
+    [
+        (b"shop.order.updated", "shop.order.updated"), (b"n\xff", "n\ufffd"), (b"a\rid: 9", None),
+        (b"a\nb", None), (b"stream-reset", None), (b"a\0", None), (b"", None),
+    ],
+)  # fmt: skip
+def test_a_name_of_another_program_cannot_break_a_stream(kept, name):
+    assert name_of(kept) == name

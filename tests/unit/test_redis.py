@@ -9,12 +9,14 @@ import pytest
 import redis
 
 from flosse_bus.backends.redis import RedisBackend
-from flosse_bus.backends.redis.records import Keys, parse_ancestors, split
+from flosse_bus.backends.redis.records import Keys, parse_ancestors, parse_entry, split
 from flosse_bus.bus import Bus
 from flosse_bus.conf import load
 from flosse_bus.exceptions import BackendUnavailable
+from flosse_bus.message import Message
 from flosse_bus.test import item
 from flosse_bus.test.base import topics
+from flosse_bus.wire import Decoder
 
 
 @pytest.fixture
@@ -87,3 +89,12 @@ def test_keys_of_a_bus_are_in_one_slot():
 def test_ancestors_are_read():
     assert parse_ancestors(b"") == {}
     assert parse_ancestors(b"abc 12\ndef 0\n") == {"abc": 12, "def": 0}
+
+
+@pytest.mark.parametrize("envelope", [True, False])
+def test_an_entry_of_another_program_can_be_framed(envelope):
+    entry = b"abc 2 1 0 1.5 te na\xffme\nda\xffta"
+    block = Message(parse_entry("a", entry)).frame(envelope=envelope)
+    (seen,) = Decoder().feed(block)
+    assert "da\ufffdta" in seen.data
+    assert "na\ufffdme" in (seen.data if envelope else seen.event)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...conf import BusConfig, History
 from ...cursor import Cursor
-from ...events import Draft, Record
+from ...events import Draft, Record, body_of, name_of
 from ...topics import is_pattern
 from ..base import Snapshot, TopicHistory
 from .keys import Held
@@ -270,8 +270,8 @@ def _record(answer: PGresult, row: int) -> Record:
     event = value(row, 1)
     return Record(
         topic=_sure(value(row, 0)).decode(),
-        event=None if event is None else event.decode(),
-        body=value(row, 2) or b"",
+        event=None if event is None else name_of(event),
+        body=body_of(value(row, 2) or b""),
         text=value(row, 3) == b"\1",
         epoch=_sure(value(row, 4)).decode(),
         position=_int(_sure(value(row, 5))),

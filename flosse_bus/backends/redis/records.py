@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...cursor import Cursor
-from ...events import Draft, Record
+from ...events import Draft, Record, body_of, name_of
 from ...topics import is_pattern
 from ..base import Snapshot, TopicHistory
 
@@ -77,8 +77,8 @@ def _parse(topic: str, entry: bytes) -> tuple[Record, int]:
     epoch, position, previous, floor, at, flags, event = head.split(b" ", 6)
     record = Record(
         topic=topic,
-        event=event.decode() if flags[1:] == b"e" else None,
-        body=body,
+        event=name_of(event) if flags[1:] == b"e" else None,
+        body=body_of(body),
         text=flags[:1] == b"t",
         epoch=epoch.decode(),
         position=int(position),
