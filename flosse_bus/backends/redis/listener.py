@@ -47,6 +47,8 @@ class RedisListener(Listener):
         self._run = b""
         self._tasks: list[asyncio.Task[None]] = []
         self._subscribed: dict[bytes, asyncio.Future[None]] = {}
+        # The names that each of them is for: two patterns may be one glob.
+        self._wanted: dict[bytes, set[str]] = {}
         self._inbox: list[Record | Cursor] = []
         self._inbox_bytes = 0
         self._interrupted = False
@@ -67,6 +69,8 @@ class RedisListener(Listener):
                 await self._connect()
         loop = asyncio.get_running_loop()
         wanted = {self._keys.channel(name): name for name in names}
+        for name in names:
+            self._wanted.setdefault(self._keys.channel(name), set()).add(name)
         fresh = [channel for channel in wanted if channel not in self._subscribed]
         for channel in fresh:
             self._subscribed[channel] = loop.create_future()
@@ -82,11 +86,22 @@ class RedisListener(Listener):
             raise self._unavailable("no answer to SUBSCRIBE")
 
     async def unwatch(self, names: Iterable[str]) -> None:
+        names = list(names)
         for command, patterns in (("UNSUBSCRIBE", False), ("PUNSUBSCRIBE", True)):
-            channels = [self._keys.channel(name) for name in names if is_pattern(name) is patterns]
+            channels = [self._let_go(name) for name in names if is_pattern(name) is patterns]
             channels = [c for c in channels if self._subscribed.pop(c, None) is not None]
             if channels:
                 await self._send(command, *channels)
+
+    def _let_go(self, name: str) -> bytes:
+        """Return the channel that only this name wanted, or nothing: two names may share a glob."""
+        channel = self._keys.channel(name)
+        others = self._wanted.get(channel, set())
+        others.discard(name)
+        if others:
+            return b""
+        self._wanted.pop(channel, None)
+        return channel
 
     async def probe(self) -> None:
         self._probe_wanted.set()
