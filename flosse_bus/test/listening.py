@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+from typing import Any
 
 from ..backends.base import BusBackend
 from ..events import Record
-from .base import ContractBase, Inbox, item
+from .base import ContractBase, Inbox, forget, item, topics
 
 
 class ListeningContract(ContractBase):
@@ -92,6 +93,29 @@ class ListeningContract(ContractBase):
 
         with self.backend() as backend:
             asyncio.run(main(backend))
+
+    def test_a_listener_that_looks_when_all_has_expired_says_so(self) -> None:
+        """As after SIGSTOP, or in a laptop that slept: the events, or that some may be missing."""
+
+        async def main(backend: BusBackend) -> None:
+            for names, topic in ((["a"], "a"), (["b.*"], "b.1"), (["**"], "c")):
+                listener = backend.listen()
+                await listener.watch(names)
+                sent = backend.publish(item(topic))
+                forget(backend, topic)  # nobody iterates meanwhile
+                inbox = Inbox(listener)
+                task = asyncio.create_task(inbox.collect())
+                try:
+                    await inbox.until(functools.partial(_settled, inbox, [sent]))
+                    assert inbox.interruptions or inbox.of(topic) == [sent], names
+                finally:
+                    await listener.aclose()
+                    await task
+
+        choices: list[dict[str, dict[str, Any]]] = [{}, {"a": {}, "b.*": {}}]
+        for patterns in choices:
+            with self.backend(history_ttl=0.3, topics=topics(patterns)) as backend:
+                asyncio.run(main(backend))
 
     def test_flush_interrupts_listeners(self) -> None:
         async def main(backend: BusBackend) -> None:

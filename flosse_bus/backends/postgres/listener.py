@@ -33,7 +33,7 @@ from .link import (
     set_role,
 )
 from .params import Params, describe
-from .queries import BYTES, END, ROWS, Choice, Queries, heading, records, snapshot
+from .queries import BYTES, END, ROWS, Choice, Queries, heading, passed_over, records, snapshot
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -176,6 +176,12 @@ class PostgresListener(Listener):
             return []
         if tail.epoch != place.epoch or tail.position < place.position:
             return await self._begin_again(place)
+        if passed_over(answer, place.position, self._names, self._queries.config):
+            # A process that was stopped for long: what has expired meanwhile is in no answer. Up to
+            # the tail all is the hub's to read now.
+            self._place = tail
+            self._ask()
+            return [Interruption()]
         heard = records(answer)
         size = sum(len(record.body) for record in heard)
         if len(heard) >= ROWS or size >= BYTES:

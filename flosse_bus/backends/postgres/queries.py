@@ -46,7 +46,7 @@ class Queries:
     def __init__(self, config: BusConfig, *, schema: str | None, relaxed: bool) -> None:
         at = f'"{schema}".' if schema else ""
         self._bus = config.key_prefix.encode()
-        self._config = config
+        self.config = self._config = config
         self._history = json.dumps(
             [
                 [_anchored(entry.pattern), *_bounds(replace(config.history, **entry.given))]
@@ -184,6 +184,20 @@ def heading(answer: PGresult) -> Heading:
     epoch, position = answer.get_value(row, 4), answer.get_value(row, 5)
     tail = None if epoch is None or position is None else Cursor(epoch.decode(), _int(position))
     return Heading(tail=tail, unsettled=answer.get_value(row, 3) == b"\1")
+
+
+def passed_over(answer: PGresult, after: int, names: Iterable[str], config: BusConfig) -> bool:
+    """May topics have come and gone after a position, so that ``listen`` shows nothing of them?"""
+    last = answer.ntuples - 1
+    forgotten = _int(_sure(answer.get_value(last, 6)))
+    by = json.loads(_sure(answer.get_value(last, 1)))
+    if max(forgotten, *by.values(), 0) <= after:
+        return False
+    if _sure(answer.get_value(last, 2)).decode() != config.signature:
+        return True  # its classes say nothing here
+    lost_by = {int(number): at for number, at in by.items()}
+    known = Snapshot(tail=Cursor("", 0), forgotten=forgotten, forgotten_by=lost_by)
+    return any(known.forgotten_of(name, config) > after for name in names)
 
 
 def appended(answer: PGresult, draft: Draft) -> Record | None:

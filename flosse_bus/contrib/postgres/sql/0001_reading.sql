@@ -25,7 +25,9 @@ END
 $$
 --
 -- The events of some topics after a position, oldest first, as many as fit; then a row without a
--- topic: the log's epoch, its tail, and in "raw" whether flosse_bus_settle must be called first.
+-- topic: the log's epoch, its tail, and in "raw" whether flosse_bus_settle must be called first; what
+-- forgotten topics have lost as in flosse_bus_log, "forgotten" in "previous", "forgotten_by" in "event"
+-- and "signature" in "body": a reader that comes late finds no trace but this of what has expired.
 -- STABLE: all of it is seen at one moment. All topics: _topics is null.
 CREATE FUNCTION flosse_bus_listen(
     _bus text, _after bigint, _topics text[], _regex text, _rows integer, _bytes bigint,
@@ -59,8 +61,8 @@ BEGIN
         ORDER BY p.position;
     END IF;
     RETURN QUERY SELECT
-        NULL, NULL, NULL::bytea, state.unsettled, state.epoch, state.tail, NULL::bigint,
-        NULL::double precision;
+        NULL, state.forgotten_by::text, convert_to(state.signature, 'UTF8'), state.unsettled,
+        state.epoch, state.tail, state.forgotten, NULL::double precision;
 END
 $$
 --
