@@ -261,3 +261,25 @@ def _hiding(text):
 
 def _cursor(event):
     return Cursor.parse(event.id)
+
+
+def test_a_clock_that_is_set_back_leaves_no_hole(redis_server, redis_url):
+    """Of what has expired and what is before it nothing is kept, whatever the dates say."""
+    key = "{flosse}:s:a"
+    with bus_at(redis_url, history_ttl=60) as bus:
+        start = bus.cursor()
+        sent = [publish(bus, "a", n) for n in range(4)]
+        entries = redis_server.execute("XRANGE", key, "-", "+")
+        for wrong, left in (({0: 10_000, 1: -100}, 2), ({0: 10_000, 3: -100}, 0)):
+            redis_server.execute("DEL", key)
+            for n, (id, fields) in enumerate(entries):
+                head, _, body = fields["e"].partition("\n")
+                words = head.split(" ")
+                words[4] = f"{float(words[4]) + wrong.get(n, 0):.6f}"
+                redis_server.execute("XADD", key, id, "e", " ".join(words) + "\n" + body)
+            history = bus.backend.read(["a"]).topics["a"]
+            assert [r.position for r in history.records] == [3, 4][2 - left :]
+            assert history.evicted == 4 - left
+            for after in (start, sent[0].id):
+                with pytest.raises(HistoryGone):
+                    bus.history("a", after=after)

@@ -248,10 +248,9 @@ def snapshot(answer: PGresult, tail: Cursor) -> Snapshot:
         if answer.get_value(first, 5) is None:  # all expired: "previous" is the last event's place
             topics[topic] = TopicHistory(records=(), evicted=previous)
         else:
-            topics[topic] = TopicHistory(
-                records=tuple(_record(answer, row) for row in rows),
-                evicted=previous or _int(_sure(answer.get_value(first, 8))),
-            )
+            floor = previous or _int(_sure(answer.get_value(first, 8)))
+            head = _int(_sure(answer.get_value(first, 9)))
+            topics[topic] = _history([_record(answer, row) for row in rows], floor, head)
     last = answer.ntuples - 1
     lost_by = _sure(answer.get_value(last, 1))
     return Snapshot(
@@ -261,6 +260,17 @@ def snapshot(answer: PGresult, tail: Cursor) -> Snapshot:
         forgotten_by={int(number): at for number, at in json.loads(lost_by).items()},
         ancestors=json.loads(_sure(answer.get_value(last, 2))),
     )
+
+
+def _history(records: list[Record], floor: int, head: int) -> TopicHistory:
+    """Keep what is without a hole, up to the topic's last event."""
+    if records[-1].position != head:
+        return TopicHistory(records=(), evicted=head)
+    start = len(records) - 1
+    while start and records[start].previous == records[start - 1].position:
+        start -= 1
+    evicted = records[start].previous if start else floor
+    return TopicHistory(records=tuple(records[start:]), evicted=evicted)
 
 
 def _by_topic(answer: PGresult) -> Iterator[tuple[str, range]]:

@@ -67,14 +67,15 @@ END
 $$
 --
 -- What is kept of some topics: for each its events in order, or one row with the position of its
--- last event in "previous" if all have expired; then a row without a topic as flosse_bus_listen has
+-- last event in "previous" if all have expired, which is in "head" in any case. Where the clock was set
+-- back, some that have expired may be left out between others. Then a row without a topic as flosse_bus_listen has
 -- it, with "forgotten" in "previous", "forgotten_by" in "event" and "ancestors" in "body". "floor":
 -- see flosse_bus_topic.
 CREATE FUNCTION flosse_bus_read(
     _bus text, _topics text[], _regex text, _history jsonb, _anyway boolean
 ) RETURNS TABLE (
     topic text, event text, body bytea, raw boolean, epoch text, "position" bigint, previous bigint,
-    published_at double precision, floor bigint
+    published_at double precision, floor bigint, head bigint
 ) LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
 DECLARE
@@ -87,7 +88,7 @@ BEGIN
         SELECT
             t.topic, e.event, e.body, e.raw, e.epoch, e.position,
             coalesce(e.previous, last.position),
-            extract(epoch FROM e.published_at)::double precision, t.floor
+            extract(epoch FROM e.published_at)::double precision, t.floor, last.position
         FROM (
             SELECT one.topic, one.floor FROM flosse_bus_topic one
             WHERE one.bus = _bus AND one.topic = ANY (_topics)
@@ -116,7 +117,7 @@ BEGIN
     END IF;
     RETURN QUERY SELECT
         NULL, f.forgotten_by::text, convert_to(state.ancestors::text, 'UTF8'), state.unsettled,
-        state.epoch, state.tail, f.forgotten, NULL::double precision, NULL::bigint
+        state.epoch, state.tail, f.forgotten, NULL::double precision, NULL::bigint, NULL::bigint
     FROM flosse_bus_forgotten(
         _history, state.signature, state.forgotten, state.forgotten_by
     ) f;
