@@ -66,6 +66,8 @@ class PostgresListener(Listener):
         # Kept, because libpq closes it by itself and then does not tell which it was.
         self._socket = -1
         self._manner = Manner()
+        # How often something has come.
+        self._arrived = 0
         self._names: dict[str, None] = {}
         self._patterns: dict[str, re.Pattern[str]] = {}
         self._added = False
@@ -266,6 +268,7 @@ class PostgresListener(Listener):
             return
         try:
             connection.pgconn.consume_input()
+            self._arrived += 1
             self._take_notes(connection.pgconn)
         except LinkLost as error:
             self._fail(error)
@@ -290,7 +293,11 @@ class PostgresListener(Listener):
         talk = converse(pgconn, self._manner, query, arguments)
         try:
             while True:
+                arrived = self._arrived
                 await self._wait(next(talk), deadline)
+                if self._arrived != arrived:
+                    # A large answer takes its time. What must not be long is that nothing comes.
+                    deadline = self._loop.time() + PATIENCE
         except StopIteration as end:
             # Those that came with the answer have been read already, but not been looked at.
             self._take_notes(pgconn)
