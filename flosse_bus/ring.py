@@ -29,7 +29,8 @@ class Ring(Generic[ItemT]):
     """
 
     __slots__ = (
-        "_bytes", "_items", "_max_bytes", "_positions", "_size", "_start", "_ttl", "evicted", "head"
+        "_bytes", "_items", "_max_bytes", "_positions", "_size", "_start", "_steps", "_ttl",
+        "evicted", "head"
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +46,9 @@ class Ring(Generic[ItemT]):
         self._positions: list[int] = []
         self._items: list[ItemT] = []
         self._start = 0
+        # Where the clock was set back: up to each position all is as old as the time beside it at
+        # least, whatever the dates say. Both rise.
+        self._steps: tuple[tuple[int, float], ...] = ()
         #: The highest position that this topic has lost; 0 for none.
         self.evicted = evicted
         #: The highest position ever appended or lost.
@@ -57,6 +61,8 @@ class Ring(Generic[ItemT]):
         """Add the topic's next item. Positions must rise."""
         if item.position <= self.head:
             raise ValueError(f"position {item.position} is not after {self.head}")
+        if len(self) and item.published_at < self._items[-1].published_at:
+            self.date(item.published_at)
         self._positions.append(item.position)
         self._items.append(item)
         self.head = item.position
@@ -66,6 +72,11 @@ class Ring(Generic[ItemT]):
             self._bytes += item.size
             while self._bytes > self._max_bytes and len(self) > 1:
                 self._drop_first()
+
+    def date(self, at: float) -> None:
+        """Say that all that is kept was published at ``at`` or before."""
+        earlier = (step for step in self._steps if step[1] < at)
+        self._steps = (*earlier, (self.head, at))
 
     def lose(self, position: int) -> None:
         """Say that everything up to ``position`` may be missing, whatever was kept of it."""
@@ -78,6 +89,10 @@ class Ring(Generic[ItemT]):
         """Drop what is older than the ring's ``ttl`` at time ``now`` (seconds, Unix epoch)."""
         if self._ttl is None:
             return
+        while self._steps and self._steps[0][1] < now - self._ttl:
+            position, self._steps = self._steps[0][0], self._steps[1:]
+            while len(self) and self._positions[self._start] <= position:
+                self._drop_first()
         while len(self) and self._items[self._start].published_at < now - self._ttl:
             self._drop_first()
 

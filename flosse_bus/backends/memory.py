@@ -52,6 +52,7 @@ class MemoryBackend(BusBackend):
     def _new_log(self) -> None:
         self._epoch = new_epoch()
         self._position = 0
+        self._latest = 0.0
         # In the order in which dead ones are looked for.
         self._rings: OrderedDict[str, Ring[Record]] = OrderedDict()
         # The highest position that a topic may have lost of which nothing is kept, by class.
@@ -75,6 +76,10 @@ class MemoryBackend(BusBackend):
 
     def _append(self, draft: Draft) -> Record:
         now = time.time()
+        if now < self._latest:  # the clock was set back
+            for one in self._rings.values():
+                one.date(now)
+        self._latest = now
         if draft.key is not None:
             self._forget_keys(now)
             known = self._keys.get(draft.key)

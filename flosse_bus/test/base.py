@@ -40,6 +40,16 @@ def wait_until(condition: Callable[[], object], deadline: float = DEADLINE) -> N
         time.sleep(0.005)
 
 
+def forget(backend: BusBackend, topic: str) -> None:
+    """Wait for a topic whose events expire soon to be forgotten by the log."""
+
+    def forgotten() -> bool:
+        backend.publish(item("busy"))
+        return topic not in backend.read([topic]).topics
+
+    wait_until(forgotten)
+
+
 class ContractBase:
     """How the tests get at a backend. See :class:`~flosse_bus.test.BackendContract`."""
 

@@ -6,7 +6,7 @@ import random
 
 from ..backends.base import BusBackend
 from ..events import Record
-from .base import ContractBase, item, topics, wait_until
+from .base import ContractBase, forget, item, topics, wait_until
 
 #: Seconds for which short topics are kept.
 SHORT = 0.2
@@ -118,12 +118,7 @@ class ForgettingContract(ContractBase):
         """Publish an event of a short topic and see the topic being forgotten."""
         record = backend.publish(item(topic))
         wait_until(lambda: not _kept(backend, topic))
-
-        def forgotten() -> bool:
-            backend.publish(item("busy"))
-            return topic not in backend.read([topic]).topics
-
-        wait_until(forgotten)
+        forget(backend, topic)
         return record
 
 

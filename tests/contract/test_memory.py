@@ -79,6 +79,21 @@ class TestMemoryBackend(BackendContract):
                 most = max(most, len(backend._rings))
             assert most < 3 * (living + 50)
 
+    def test_a_clock_that_was_ahead_does_not_stop_expiry(self, monkeypatch):
+        clock = [10_000.0]
+        monkeypatch.setattr(memory.time, "time", lambda: clock[0])
+        with self.backend(history_ttl=60) as backend:
+            for topic in ("a", "b"):
+                backend.publish(item(topic))
+            clock[0] = 100.0
+            last = backend.publish(item("a"))
+            clock[0] = 161.0
+            backend.publish(item("busy"))
+            topics = backend.read(["a", "b"]).topics
+            assert not any(history.records for history in topics.values())
+            clock[0] = 155.0
+            assert backend.read(["a"]).forgotten >= last.position
+
     def test_a_listener_whose_loop_is_gone_does_no_harm(self):
         async def forget_to_close(backend):
             listener = backend.listen()

@@ -181,3 +181,50 @@ def test_a_lost_listener_leaves_its_socket_to_the_next(pg, postgres_server, run)
 
     with database.backend(pg) as backend:
         run(main(backend))
+
+
+def dated(using, backend, position, seconds):
+    """Date an event as it would be if the clock had been wrong by so much."""
+    for field in ("published_at", "expires_at"):
+        database.sql(
+            using,
+            f"UPDATE flosse_bus_event SET {field} = {field} + make_interval(secs => %s)"
+            " WHERE bus = %s AND position = %s",
+            seconds, backend.config.key_prefix, position,
+        )  # fmt: skip
+
+
+def test_a_clock_that_is_set_back_leaves_no_hole(pg):
+    with database.backend(pg, history_ttl=60) as backend:
+        sent = [backend.publish(item("a", n)) for n in range(4)]
+        dated(pg, backend, 2, -100)
+        history = backend.read(["a"]).topics["a"]
+        assert [r.position for r in history.records] == [3, 4]
+        assert history.evicted == 2
+        dated(pg, backend, 4, -100)
+        history = backend.read(["a"]).topics["a"]
+        assert (history.records, history.evicted) == ((), 4)
+        assert sent[3].position == 4
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_clock_that_was_ahead_does_not_stop_expiry(pg, many):
+    with database.backend(pg, history_ttl=60) as backend:
+        backend.publish_many([item("a", n) for n in range(20)])
+        for position in range(1, 21):
+            dated(pg, backend, position, 10_000)
+        database.sql(
+            pg, "UPDATE flosse_bus_log SET published_at = published_at + interval '10000 s'"
+            " WHERE bus = %s", backend.config.key_prefix,
+        )  # fmt: skip
+        before = time.time()
+        sent = backend.publish_many([item("a")]) if many else [backend.publish(item("a"))]
+        assert sent[0].published_at < before + 1000
+        dated(pg, backend, 21, -100)  # as if its time were over
+        database.sql(
+            pg, "UPDATE flosse_bus_log SET expires = now() WHERE bus = %s", backend.config.key_prefix
+        )  # fmt: skip
+        history = backend.read(["a"]).topics["a"]
+        assert (history.records, history.evicted) == ((), 21)
+        backend.publish_many([item("b", n) for n in range(32)])
+        assert "a" not in backend.read(["a"]).topics

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import redis
 
+from flosse_bus.backends.redis.connections import parse_info
+from flosse_bus.cursor import Cursor
 from flosse_bus.exceptions import BackendUnavailable, HistoryGone
 from tests.brokers import RedisServer
 from tests.processes import wait_until
-from tests.redis.help import bus_at, publish, taken
+from tests.redis.help import bus_at, publish, round_trip, taken
 
 APPEND_ALWAYS = ["--appendonly", "yes", "--appendfsync", "always"]
 
@@ -181,3 +183,103 @@ def test_dead_topics_leave_nothing_behind(redis_server, redis_url):
         with redis.Redis.from_url(redis_url) as client:
             assert client.ttl("{flosse}:log") == -1
         assert again.data == "again"
+
+
+def test_a_master_that_comes_back_from_following_gives_no_position_twice(tmp_path):
+    """A replica that was behind has taken over, unused, and the old process is master again."""
+    with RedisServer(tmp_path / "a") as old, RedisServer(tmp_path / "b") as other:
+        other.execute("REPLICAOF", "127.0.0.1", old.port)
+        wait_until(lambda: other.info("replication")["master_link_status"] == "up", "the replica")
+        with bus_at(old.url) as bus:
+            kept = publish(bus, "a", "kept")
+            with bus.subscribe("a", after=kept.id) as events, bus.subscribe("b") as others:
+                hub = bus.hubs.threaded().hub
+                wait_until(lambda: other.execute("EXISTS", "{flosse}:s:a"), "the first event")
+                other.execute("REPLICAOF", "NO", "ONE")
+                lost = [publish(bus, "a", n) for n in range(3)]
+                assert taken(events, 3) == [0, 1, 2]
+                old.execute("REPLICAOF", "127.0.0.1", other.port)
+                wait_until(lambda: not _has(old, lost[0]), "the old one to follow")
+                old.execute("REPLICAOF", "NO", "ONE")
+                new = [publish(bus, "a", f"new {n}") for n in range(4)]
+                publish(bus, "b", "of others")
+                wait_until(lambda: hub.board.epoch == new[0].id.partition("-")[0], "the hub")
+                new.append(publish(bus, "a", "new 4"))
+                assert taken(events, 1) == ["unknown"]
+                got = taken(events, 1)  # what there was at the time of the reset, it stands for
+                while got[-1] != "new 4":
+                    got += taken(events, 1)
+                assert got == [f"new {n}" for n in range(5)][-len(got) :]
+                assert taken(others, 1) == ["of others"]
+            assert not {event.id for event in lost} & {event.id for event in new}
+        with bus_at(old.url) as bus:
+            for after, wanted in ((lost[2], "unknown"), (kept, "new 0"), (new[0], "new 1")):
+                with bus.subscribe("a", after=after.id) as events:
+                    assert taken(events, 1) == [wanted]
+
+
+def _has(server, event):
+    position = event.id.partition("-")[2]
+    return server.execute("XRANGE", f"{{flosse}}:s:{event.topic}", position, position)
+
+
+HIDING = ["--rename-command", "INFO", ""]
+
+
+@pytest.mark.parametrize("args", [[], HIDING], ids=["run_id", "INFO"])
+def test_a_redis_that_hides_which_run_it_is_works(tmp_path, monkeypatch, args):
+    for module in ("connections", "listener"):
+        monkeypatch.setattr(f"flosse_bus.backends.redis.{module}.parse_info", _hiding)
+    with RedisServer(tmp_path, args=args) as server, bus_at(server.url) as bus:
+        round_trip(bus)
+        old = publish(bus, "a", "saved")
+        with bus.subscribe("a", after=old.id) as events, bus.subscribe("b") as others:
+            server.execute("SAVE")
+            gone = [publish(bus, "a", n) for n in range(3)]
+            assert taken(events, 3) == [0, 1, 2]
+            hub = bus.hubs.threaded().hub
+            wait_until(lambda: hub.board.tail == _cursor(gone[-1]), "the hub to know the tail")
+            server.kill()
+            server.start()
+            assert taken(events, 1) == ["unknown"]  # though nothing is published
+            new = publish(bus, "a", "new")
+            assert taken(events, 1) == ["new"]
+            publish(bus, "b", "of others")
+            # Without any name for it nobody knows up to where it is the log that it was.
+            assert taken(others, 1) == ["unknown" if args else "of others"]
+        assert new.id not in {event.id for event in gone}
+        with bus.subscribe("a", after=gone[0].id) as events:
+            assert taken(events, 1) == ["unknown"]
+
+
+def _hiding(text):
+    return {
+        key: value for key, value in parse_info(text).items()
+        if key not in (b"run_id", b"process_id")
+    }  # fmt: skip
+
+
+def _cursor(event):
+    return Cursor.parse(event.id)
+
+
+def test_a_clock_that_is_set_back_leaves_no_hole(redis_server, redis_url):
+    """Of what has expired and what is before it nothing is kept, whatever the dates say."""
+    key = "{flosse}:s:a"
+    with bus_at(redis_url, history_ttl=60) as bus:
+        start = bus.cursor()
+        sent = [publish(bus, "a", n) for n in range(4)]
+        entries = redis_server.execute("XRANGE", key, "-", "+")
+        for wrong, left in (({0: 10_000, 1: -100}, 2), ({0: 10_000, 3: -100}, 0)):
+            redis_server.execute("DEL", key)
+            for n, (id, fields) in enumerate(entries):
+                head, _, body = fields["e"].partition("\n")
+                words = head.split(" ")
+                words[4] = f"{float(words[4]) + wrong.get(n, 0):.6f}"
+                redis_server.execute("XADD", key, id, "e", " ".join(words) + "\n" + body)
+            history = bus.backend.read(["a"]).topics["a"]
+            assert [r.position for r in history.records] == [3, 4][2 - left :]
+            assert history.evicted == 4 - left
+            for after in (start, sent[0].id):
+                with pytest.raises(HistoryGone):
+                    bus.history("a", after=after)

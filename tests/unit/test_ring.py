@@ -124,3 +124,23 @@ def test_what_does_not_fit_in_its_bytes_is_not_held():
         del item
     assert len(ring) == 2
     assert sum(reference() is not None for reference in held) <= 3
+
+
+def test_items_expire_where_the_clock_was_ahead_and_where_it_was_set_back():
+    ring = Ring(size=10, ttl=100)
+    for position, at in enumerate((1000, 500, 700, 600, 650), 1):
+        ring.append(Item(position, at))
+    kept = {}
+    for now in (600, 601, 700, 701, 750, 751):
+        ring.expire(now)
+        kept[now] = [item.position for item in ring.after(0)]
+    assert kept == {
+        600: [1, 2, 3, 4, 5], 601: [3, 4, 5], 700: [3, 4, 5], 701: [5], 750: [5], 751: [],
+    }  # fmt: skip
+    assert ring.evicted == 5
+    ring.append(Item(6, 2000))
+    ring.date(800)  # as others have been published since
+    ring.expire(900)
+    assert len(ring) == 1
+    ring.expire(901)
+    assert len(ring) == 0

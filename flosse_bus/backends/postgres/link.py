@@ -163,18 +163,22 @@ class Link:
 
         Raises:
             Refused: the server does not want to.
-            NoAnswer: ``deadline`` (of ``time.monotonic()``) has passed.
+            NoAnswer: ``deadline`` (of ``time.monotonic()``) has passed, or nothing more of an
+                answer has come for as long as ``PATIENCE``.
             LinkLost: the connection is lost.
         """
         talk = converse(self._pgconn, self._manner, query, arguments)
         try:
             while True:
-                self._wait(next(talk), deadline)
+                if self._wait(next(talk), deadline):
+                    # A large answer takes its time. What must not be long is that nothing comes.
+                    deadline = max(deadline, time.monotonic() + PATIENCE)
         except StopIteration as end:
             answer: PGresult = end.value
             return answer
 
-    def _wait(self, writing: bool, deadline: float) -> None:
+    def _wait(self, writing: bool, deadline: float) -> bool:
+        """Wait until it can go on. True: something has come."""
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
         key = self._selector.get_key(self._pgconn.socket)
         if key.events != wanted:
@@ -184,6 +188,8 @@ class Link:
             raise NoAnswer
         if ready[0][1] & selectors.EVENT_READ:
             self._pgconn.consume_input()
+            return True
+        return False
 
     def close(self) -> None:
         self._selector.close()

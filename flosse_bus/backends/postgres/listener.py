@@ -33,7 +33,7 @@ from .link import (
     set_role,
 )
 from .params import Params, describe
-from .queries import BYTES, END, ROWS, Choice, Queries, heading, records, snapshot
+from .queries import BYTES, END, ROWS, Choice, Queries, heading, passed_over, records, snapshot
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -66,6 +66,8 @@ class PostgresListener(Listener):
         # Kept, because libpq closes it by itself and then does not tell which it was.
         self._socket = -1
         self._manner = Manner()
+        # How often something has come.
+        self._arrived = 0
         self._names: dict[str, None] = {}
         self._patterns: dict[str, re.Pattern[str]] = {}
         self._added = False
@@ -176,6 +178,12 @@ class PostgresListener(Listener):
             return []
         if tail.epoch != place.epoch or tail.position < place.position:
             return await self._begin_again(place)
+        if passed_over(answer, place.position, self._names, self._queries.config):
+            # A process that was stopped for long: what has expired meanwhile is in no answer. Up to
+            # the tail all is the hub's to read now.
+            self._place = tail
+            self._ask()
+            return [Interruption()]
         heard = records(answer)
         size = sum(len(record.body) for record in heard)
         if len(heard) >= ROWS or size >= BYTES:
@@ -260,6 +268,7 @@ class PostgresListener(Listener):
             return
         try:
             connection.pgconn.consume_input()
+            self._arrived += 1
             self._take_notes(connection.pgconn)
         except LinkLost as error:
             self._fail(error)
@@ -284,7 +293,11 @@ class PostgresListener(Listener):
         talk = converse(pgconn, self._manner, query, arguments)
         try:
             while True:
+                arrived = self._arrived
                 await self._wait(next(talk), deadline)
+                if self._arrived != arrived:
+                    # A large answer takes its time. What must not be long is that nothing comes.
+                    deadline = self._loop.time() + PATIENCE
         except StopIteration as end:
             # Those that came with the answer have been read already, but not been looked at.
             self._take_notes(pgconn)

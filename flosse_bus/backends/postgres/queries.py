@@ -47,7 +47,7 @@ class Queries:
     def __init__(self, config: BusConfig, *, schema: str | None, relaxed: bool) -> None:
         at = f'"{schema}".' if schema else ""
         self._bus = config.key_prefix.encode()
-        self._config = config
+        self.config = self._config = config
         self._history = json.dumps(
             [
                 [_anchored(entry.pattern), *_bounds(replace(config.history, **entry.given))]
@@ -187,6 +187,20 @@ def heading(answer: PGresult) -> Heading:
     return Heading(tail=tail, unsettled=answer.get_value(row, 3) == b"\1")
 
 
+def passed_over(answer: PGresult, after: int, names: Iterable[str], config: BusConfig) -> bool:
+    """May topics have come and gone after a position, so that ``listen`` shows nothing of them?"""
+    last = answer.ntuples - 1
+    forgotten = _int(_sure(answer.get_value(last, 6)))
+    by = json.loads(_sure(answer.get_value(last, 1)))
+    if max(forgotten, *by.values(), 0) <= after:
+        return False
+    if _sure(answer.get_value(last, 2)).decode() != config.signature:
+        return True  # its classes say nothing here
+    lost_by = {int(number): at for number, at in by.items()}
+    known = Snapshot(tail=Cursor("", 0), forgotten=forgotten, forgotten_by=lost_by)
+    return any(known.forgotten_of(name, config) > after for name in names)
+
+
 def appended(answer: PGresult, draft: Draft) -> Record | None:
     """Return what ``append`` has made of a draft, or ``None`` if it must be asked again."""
     if answer.get_value(0, 1) is None:
@@ -240,10 +254,9 @@ def snapshot(answer: PGresult, tail: Cursor) -> Snapshot:
         if answer.get_value(first, 5) is None:  # all expired: "previous" is the last event's place
             topics[topic] = TopicHistory(records=(), evicted=previous)
         else:
-            topics[topic] = TopicHistory(
-                records=tuple(_record(answer, row) for row in rows),
-                evicted=previous or _int(_sure(answer.get_value(first, 8))),
-            )
+            floor = previous or _int(_sure(answer.get_value(first, 8)))
+            head = _int(_sure(answer.get_value(first, 9)))
+            topics[topic] = _history([_record(answer, row) for row in rows], floor, head)
     last = answer.ntuples - 1
     lost_by = _sure(answer.get_value(last, 1))
     return Snapshot(
@@ -253,6 +266,17 @@ def snapshot(answer: PGresult, tail: Cursor) -> Snapshot:
         forgotten_by={int(number): at for number, at in json.loads(lost_by).items()},
         ancestors=json.loads(_sure(answer.get_value(last, 2))),
     )
+
+
+def _history(records: list[Record], floor: int, head: int) -> TopicHistory:
+    """Keep what is without a hole, up to the topic's last event."""
+    if records[-1].position != head:
+        return TopicHistory(records=(), evicted=head)
+    start = len(records) - 1
+    while start and records[start].previous == records[start - 1].position:
+        start -= 1
+    evicted = records[start].previous if start else floor
+    return TopicHistory(records=tuple(records[start:]), evicted=evicted)
 
 
 def _by_topic(answer: PGresult) -> Iterator[tuple[str, range]]:

@@ -94,6 +94,8 @@ class RedisBackend(BusBackend):
         self._keys = Keys(config.key_prefix)
         self._classes = of_classes(config)
         self._names = (self._keys.log, self._keys.heads)
+        # A tail that there has been. Of two threads either may have the last word.
+        self._seen = Cursor("", 0)
         self._connections = Connections(
             f"bus {config.alias!r}", make_pool, borrowed=connection_pool is not None
         )
@@ -133,8 +135,18 @@ class RedisBackend(BusBackend):
 
     def tail_and_run(self) -> tuple[Cursor, bytes]:
         """Return the tail, and which run of a server has told it."""
-        (epoch, position), run = self._connections.call_with_run(TAIL, self._names)
-        return Cursor(epoch.decode(), int(position)), run
+        seen = self._seen
+        (epoch, position), run = self._connections.call_with_run(
+            TAIL, self._names, seen.epoch, seen.position
+        )
+        self._seen = tail = Cursor(epoch.decode(), int(position))
+        return tail, run
+
+    def saw(self, cursor: Cursor) -> None:
+        """Remember a place that there has been in the log."""
+        seen = self._seen
+        if cursor.epoch != seen.epoch or cursor.position > seen.position:
+            self._seen = cursor
 
     def read(self, names: Iterable[str]) -> Snapshot:
         topics, patterns = split(list(names))

@@ -191,7 +191,7 @@ class Connections:
             info = _info(connection)
             if info.get(b"redis_mode") == b"cluster":
                 self._learn(_send(connection, "CLUSTER", "SLOTS"), getattr(connection, "host", ""))
-            run = self._runs[connection] = info.get(b"run_id", b"unknown")
+            run = self._runs[connection] = run_of(info, connection)
         return run
 
     def _forget_run(self, connection: AbstractConnection) -> None:
@@ -269,12 +269,25 @@ def _send(connection: AbstractConnection, *command: str | bytes | int) -> Any:
 def _info(connection: AbstractConnection) -> dict[bytes, bytes]:
     try:
         return parse_info(_send(connection, "INFO", "server"))
-    except NoPermissionError:
-        raise
     except ResponseError as error:
-        if "unknown command" not in str(error):
-            raise
-        return {}  # fakeredis, of which there is but one
+        return without_info(error)
+
+
+def without_info(error: ResponseError) -> dict[bytes, bytes]:
+    """Return what is known of a server that has no ``INFO``, or raise the error if it has."""
+    if isinstance(error, NoPermissionError) or "unknown command" not in str(error):
+        raise error
+    return {}
+
+
+def run_of(info: Mapping[bytes, bytes], connection: object) -> bytes:
+    """Name the server process behind a connection: some hide their ``run_id``, or more."""
+    if run := info.get(b"run_id"):
+        return run
+    if process := info.get(b"process_id"):
+        return b"%b/%b" % (process, info.get(b"tcp_port", b""))
+    where = (getattr(connection, name, None) for name in ("host", "port", "path"))
+    return "/".join(str(one) for one in where if one is not None).encode()
 
 
 def parse_info(text: bytes) -> dict[bytes, bytes]:

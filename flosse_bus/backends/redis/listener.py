@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from ...cursor import Cursor
 from ...events import Record
@@ -22,7 +22,7 @@ from ...exceptions import BackendUnavailable
 from ...threads import in_thread
 from ...topics import is_pattern
 from ..base import Heard, Interruption, Listener
-from .connections import TIMEOUT, Connections, describe, own, parse_info
+from .connections import TIMEOUT, Connections, describe, own, parse_info, run_of, without_info
 from .records import Keys, parse_entry
 
 if TYPE_CHECKING:
@@ -47,9 +47,13 @@ class RedisListener(Listener):
         self._run = b""
         self._tasks: list[asyncio.Task[None]] = []
         self._subscribed: dict[bytes, asyncio.Future[None]] = {}
+        # The names that each of them is for: two patterns may be one glob.
+        self._wanted: dict[bytes, set[str]] = {}
         self._inbox: list[Record | Cursor] = []
         self._inbox_bytes = 0
         self._interrupted = False
+        # What came last since the backend was told.
+        self._last: Record | None = None
         self._ready = asyncio.Event()
         self._probe_wanted = asyncio.Event()
         self._answered = asyncio.Event()
@@ -67,6 +71,8 @@ class RedisListener(Listener):
                 await self._connect()
         loop = asyncio.get_running_loop()
         wanted = {self._keys.channel(name): name for name in names}
+        for name in names:
+            self._wanted.setdefault(self._keys.channel(name), set()).add(name)
         fresh = [channel for channel in wanted if channel not in self._subscribed]
         for channel in fresh:
             self._subscribed[channel] = loop.create_future()
@@ -82,11 +88,22 @@ class RedisListener(Listener):
             raise self._unavailable("no answer to SUBSCRIBE")
 
     async def unwatch(self, names: Iterable[str]) -> None:
+        names = list(names)
         for command, patterns in (("UNSUBSCRIBE", False), ("PUNSUBSCRIBE", True)):
-            channels = [self._keys.channel(name) for name in names if is_pattern(name) is patterns]
+            channels = [self._let_go(name) for name in names if is_pattern(name) is patterns]
             channels = [c for c in channels if self._subscribed.pop(c, None) is not None]
             if channels:
                 await self._send(command, *channels)
+
+    def _let_go(self, name: str) -> bytes:
+        """Return the channel that only this name wanted, or nothing: two names may share a glob."""
+        channel = self._keys.channel(name)
+        others = self._wanted.get(channel, set())
+        others.discard(name)
+        if others:
+            return b""
+        self._wanted.pop(channel, None)
+        return channel
 
     async def probe(self) -> None:
         self._probe_wanted.set()
@@ -138,9 +155,7 @@ class RedisListener(Listener):
         connection = await in_thread(self._connections.listening_connection)
         try:
             await connection.connect()
-            await connection.send_command("INFO", "server")
-            reply = await asyncio.wait_for(connection.read_response(disable_decoding=True), TIMEOUT)
-            self._run = parse_info(reply)[b"run_id"]
+            self._run = run_of(await _info(connection), connection)
         except BaseException as error:
             await connection.disconnect()
             if isinstance(error, (RedisError, OSError, asyncio.TimeoutError)):
@@ -163,7 +178,14 @@ class RedisListener(Listener):
         except Exception as error:  # noqa: BLE001  # because the hub is told, whatever it is
             self._fail(error)
 
+    def _tell(self) -> None:
+        """Let the backend know how far the log has been heard to go, before it asks that itself."""
+        last, self._last = self._last, None
+        if last is not None:
+            self._backend.saw(last.cursor)
+
     def _fail(self, error: BaseException) -> None:
+        self._tell()
         self._failure = self._failure or error
         self._ready.set()
         for future in self._subscribed.values():
@@ -208,6 +230,7 @@ class RedisListener(Listener):
             last = self._inbox[-1] if self._inbox else None
             if last is not None and isinstance(last, Record) and last.cursor == one.cursor:
                 return  # it came by another channel as well
+            self._last = one
         self._inbox.append(one)
         self._inbox_bytes += size
         self._ready.set()
@@ -217,6 +240,7 @@ class RedisListener(Listener):
         while not self._closed:
             await self._probe_wanted.wait()
             self._probe_wanted.clear()
+            self._tell()
             tail, run = await in_thread(self._backend.tail_and_run)
             if run != self._run:
                 raise BackendUnavailable(
@@ -231,3 +255,12 @@ class RedisListener(Listener):
             return error
         text = describe(error) if isinstance(error, BaseException) else error
         return BackendUnavailable(f"bus {self._backend.config.alias!r}: Redis: {text}")
+
+
+async def _info(connection: AbstractConnection) -> dict[bytes, bytes]:
+    await connection.send_command("INFO", "server")
+    try:
+        reply = await asyncio.wait_for(connection.read_response(disable_decoding=True), TIMEOUT)
+    except ResponseError as error:
+        return without_info(error)
+    return parse_info(reply)

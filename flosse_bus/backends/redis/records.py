@@ -128,6 +128,10 @@ def _history(
     for entry in entries:
         record, floor = _parse(topic, entry)
         if oldest is not None and record.published_at < oldest:
+            # With all before it, whatever their dates say: a clock may have been set back, and what
+            # is kept is without a hole.
+            records.clear()
+            evicted = head
             continue
         if not records:
             evicted = max(record.previous, floor)

@@ -1,15 +1,17 @@
 """What Redis does for the bus, each in one step that nothing can come between.
 
 Keys, all in one hash slot: ``{prefix}:log`` (hash: epoch, position, forgotten, forgotten_by,
-ancestors, run, looked), ``{prefix}:heads`` (sorted set: last position by topic, and an empty member
-so that the key exists), ``{prefix}:s:<topic>`` (a stream per topic, entry ids are positions) and
-``{prefix}:k:<key>`` (what was published with an idempotency key: topic and entry).
+ancestors, run, checked, looked), ``{prefix}:heads`` (sorted set: last position by topic, and an
+empty member so that the key exists), ``{prefix}:s:<topic>`` (a stream per topic, entry ids are
+positions) and ``{prefix}:k:<key>`` (what was published with an idempotency key: topic and entry).
 
 Either of the first two missing means that history was lost, to FLUSHALL, to eviction or to a
 restart: a new log begins. A stream missing means that its topic has lost all up to its head.
-Another ``run`` of the server than last time means that what was last may have been lost, in a
-restart or a fail-over, and that the positions that are given next may have been given before: the
-log goes on in a new epoch, and knows up to where the one before it holds.
+Another ``run`` than last time means that what was last may have been lost, in a restart or a
+fail-over: it names the process, and the history of replication that a master begins when it takes
+over, for one that had to follow a replica which was behind comes back as the same process. The
+positions that are given next may have been given before: the log goes on in a new epoch, and knows
+up to where the one before it holds.
 
 A topic without a stream is dead, and publishers take it out of the heads. What it may have lost is
 kept in ``forgotten_by``, for all dead topics of its class together: the signature of ``TOPICS`` and
@@ -24,6 +26,9 @@ from dataclasses import dataclass
 
 #: How many epochs a log remembers having gone on from.
 ANCESTORS = 100
+#: Milliseconds for which publishers trust that their server has not followed another meanwhile. To
+#: do so, load what that one has and be master again takes longer; to ask costs 5 % of a publish.
+FRESH = 10
 
 # "@HEAD@": of one topic, for whoever needs it anyway. If there is one, there are heads.
 _OPEN = """
@@ -32,7 +37,19 @@ local run, fresh = ARGV[1], ARGV[2]
 local function whole(number) return string.format('%.0f', tonumber(number)) end
 
 local state = redis.call('HMGET', log, 'epoch', 'position', 'forgotten', 'forgotten_by',
-                         'ancestors', 'run')
+                         'ancestors', 'run', 'checked')
+local time = redis.call('TIME')
+local checked = time[1] * 1000 + time[2] / 1000
+local age = checked - (state[7] or 0)
+if age >= -1 and age < @FRESH@ and state[6] and state[6]:sub(1, #run + 1) == run .. ' ' then
+  run, checked = state[6], nil
+else
+  -- Here and not by the client, whose connection may outlive a change. Some servers hide it.
+  local info = redis.pcall('INFO', 'replication')
+  local at = type(info) == 'string' and info:find('master_replid:', 1, true)
+  run = run .. ' ' .. (at and info:sub(at + 14, at + 53) or '')
+end
+
 local epoch, position, forgotten, by = state[1], state[2], state[3], state[4] or ''
 local ancestors = state[5]
 local head = @HEAD@
@@ -50,7 +67,7 @@ elseif state[6] ~= run then
   epoch = fresh
   redis.call('HSET', log, 'epoch', epoch, 'ancestors', ancestors, 'run', run)
 end
-""".replace("@ANCESTORS@", str(ANCESTORS))
+""".replace("@ANCESTORS@", str(ANCESTORS)).replace("@FRESH@", str(FRESH))
 
 #: Publishers look for dead topics whenever so many events have been published.
 EVERY = 32
@@ -199,7 +216,6 @@ local function trim(stream, sum, limit)
   end
 end
 
-local time = redis.call('TIME')
 local at = string.format('%s.%06d', time[1], time[2])
 local result, news, sums, touched = {epoch, at}, {}, {}, {}
 for i = begin, #ARGV, 4 do
@@ -246,12 +262,23 @@ if next(gone) then
   redis.call('HSET', log, 'forgotten', forgotten, 'forgotten_by', by)
 end
 redis.call('HSET', log, 'position', position)
+if checked then redis.call('HSET', log, 'checked', whole(checked)) end
 if looked then redis.call('HSET', log, 'looked', looked) end
 for _, one in ipairs(news) do redis.call('PUBLISH', channels .. one[1], one[2]) end
 return result
 """.replace("@EVERY@", str(EVERY))
 
+# ARGV: run, fresh, epoch and position of a tail that was seen before. If it was further on, this is
+# an older state on a server that does not let itself be told from the one before, and nobody knows
+# which positions have been given again since: a new log.
 _TAIL = """
+if ARGV[3] == epoch and tonumber(ARGV[4]) > tonumber(position) then
+  epoch, position = fresh, '0'
+  redis.call('DEL', log, heads)
+  redis.call('ZADD', heads, -1, '')
+  redis.call('HSET', log, 'epoch', epoch, 'position', position, 'forgotten', '0',
+             'ancestors', '', 'run', run)
+end
 return {epoch, position}
 """
 
@@ -284,7 +311,6 @@ for i, topic in ipairs(wanted) do
   for j, entry in ipairs(entries) do entries[j] = entry[2][2] end
   topics[i] = {topic, whole(redis.call('ZSCORE', heads, topic)), entries}
 end
-local time = redis.call('TIME')
 return {epoch, position, forgotten, by, ancestors, string.format('%s.%06d', time[1], time[2]),
         topics}
 """

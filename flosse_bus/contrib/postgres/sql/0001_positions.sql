@@ -36,6 +36,7 @@ BEGIN
         log.signature := '';
         log.expires := '-infinity';
     END IF;
+    log.published_at := least(log.published_at, clock_timestamp());
     log.epoch := left(replace(gen_random_uuid()::text, '-', ''), 12);
     log.horizon := '0';
     DELETE FROM flosse_bus_run r WHERE r.bus = _bus;
@@ -74,8 +75,12 @@ BEGIN
     WHERE e.bus = _bus AND e.position IS NOT NULL ORDER BY e.position DESC LIMIT 1;
     IF newest.position > log.position THEN
         log.position := newest.position;
-        log.published_at := newest.published_at;
     END IF;
+    -- A clock that was set back: what comes now must not be dated as it was ahead. What is older and
+    -- dated later expires with what comes after it.
+    log.published_at := least(
+        clock_timestamp(), greatest(log.published_at, newest.published_at)
+    );
     RETURN log;
 END
 $$

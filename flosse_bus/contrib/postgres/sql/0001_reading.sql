@@ -25,7 +25,9 @@ END
 $$
 --
 -- The events of some topics after a position, oldest first, as many as fit; then a row without a
--- topic: the log's epoch, its tail, and in "raw" whether flosse_bus_settle must be called first.
+-- topic: the log's epoch, its tail, and in "raw" whether flosse_bus_settle must be called first; what
+-- forgotten topics have lost as in flosse_bus_log, "forgotten" in "previous", "forgotten_by" in "event"
+-- and "signature" in "body": a reader that comes late finds no trace but this of what has expired.
 -- STABLE: all of it is seen at one moment. All topics: _topics is null.
 CREATE FUNCTION flosse_bus_listen(
     _bus text, _after bigint, _topics text[], _regex text, _rows integer, _bytes bigint,
@@ -59,20 +61,21 @@ BEGIN
         ORDER BY p.position;
     END IF;
     RETURN QUERY SELECT
-        NULL, NULL, NULL::bytea, state.unsettled, state.epoch, state.tail, NULL::bigint,
-        NULL::double precision;
+        NULL, state.forgotten_by::text, convert_to(state.signature, 'UTF8'), state.unsettled,
+        state.epoch, state.tail, state.forgotten, NULL::double precision;
 END
 $$
 --
 -- What is kept of some topics: for each its events in order, or one row with the position of its
--- last event in "previous" if all have expired; then a row without a topic as flosse_bus_listen has
+-- last event in "previous" if all have expired, which is in "head" in any case. Where the clock was set
+-- back, some that have expired may be left out between others. Then a row without a topic as flosse_bus_listen has
 -- it, with "forgotten" in "previous", "forgotten_by" in "event" and "ancestors" in "body". "floor":
 -- see flosse_bus_topic.
 CREATE FUNCTION flosse_bus_read(
     _bus text, _topics text[], _regex text, _history jsonb, _anyway boolean
 ) RETURNS TABLE (
     topic text, event text, body bytea, raw boolean, epoch text, "position" bigint, previous bigint,
-    published_at double precision, floor bigint
+    published_at double precision, floor bigint, head bigint
 ) LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
 DECLARE
@@ -85,7 +88,7 @@ BEGIN
         SELECT
             t.topic, e.event, e.body, e.raw, e.epoch, e.position,
             coalesce(e.previous, last.position),
-            extract(epoch FROM e.published_at)::double precision, t.floor
+            extract(epoch FROM e.published_at)::double precision, t.floor, last.position
         FROM (
             SELECT one.topic, one.floor FROM flosse_bus_topic one
             WHERE one.bus = _bus AND one.topic = ANY (_topics)
@@ -114,7 +117,7 @@ BEGIN
     END IF;
     RETURN QUERY SELECT
         NULL, f.forgotten_by::text, convert_to(state.ancestors::text, 'UTF8'), state.unsettled,
-        state.epoch, state.tail, f.forgotten, NULL::double precision, NULL::bigint
+        state.epoch, state.tail, f.forgotten, NULL::double precision, NULL::bigint, NULL::bigint
     FROM flosse_bus_forgotten(
         _history, state.signature, state.forgotten, state.forgotten_by
     ) f;
