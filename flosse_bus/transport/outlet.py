@@ -284,11 +284,11 @@ class Outlet:
         """Ask again. Sync code, in a thread: it may use the ORM."""
         return self._context.copy().run(self._stream.access.recheck)
 
-    def answered(self, answer: Refusal | Exception | None) -> None:
+    def answered(self, answer: Refusal | BaseException | None) -> None:
         """It has been asked."""
         if self._done:
             return
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             logger.error("stream ended, as its permission could not be checked", exc_info=answer)
             self.leave("error")
             self._over()

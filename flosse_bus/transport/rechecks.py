@@ -37,7 +37,7 @@ class Rechecks:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Outlet] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._answers: deque[tuple[Outlet, Refusal | Exception | None]] = deque()
+        self._answers: deque[tuple[Outlet, Refusal | BaseException | None]] = deque()
         self._announced = False
 
     def add(self, outlet: Outlet) -> None:
@@ -78,13 +78,15 @@ class Rechecks:
                     continue
                 try:
                     self._announce(outlet, outlet.ask())
-                except Exception as error:  # noqa: BLE001  # because it ends this stream alone
+                except BaseException as error:  # noqa: BLE001  # because it ends this stream alone
+                    # Also a cancelled task, sys.exit() and gevent's timeout: a stream without an
+                    # answer would ask for ever, and in the loop they would end the server.
                     self._announce(outlet, error)
                 _leave_clean()
         finally:
             release_connections()
 
-    def _announce(self, outlet: Outlet, answer: Refusal | Exception | None) -> None:
+    def _announce(self, outlet: Outlet, answer: Refusal | BaseException | None) -> None:
         """Let the loop have an answer now: the next question may take long.
 
         The loop is woken once for all that have come until it gets to them.
