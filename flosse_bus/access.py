@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from asgiref.sync import async_to_sync
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest
 
 from .conf import BusConfig
@@ -61,13 +61,15 @@ class Access:
         *,
         permission_classes: Sequence[type[BaseSSEPermission]] = (),
         trusted: bool = False,
-        recheck_every: float,
+        recheck_every: float | None = None,
     ) -> None:
         self._kept: HttpRequest | Remembered | None = None
         self._config = config
         self._names = names
         self._permission_classes = permission_classes
         self._trusted = trusted
+        if recheck_every is None:
+            recheck_every = config.recheck_every
         self._recheck_every = recheck_every
         self._checked = time.monotonic()
         # Streams that were opened together must not all be asked about together.
@@ -122,6 +124,18 @@ class Access:
             detail="You may not read these topics.",
             topics=tuple(refused),
             hint=" ".join(refused.values()),
+        )
+
+
+def check_recheck(where: str, recheck_every: float | None) -> None:
+    """Raise :exc:`ImproperlyConfigured` if these can never be seconds between two checks."""
+    if recheck_every is not None and (
+        isinstance(recheck_every, bool)
+        or not isinstance(recheck_every, (int, float))
+        or not 0 <= recheck_every < math.inf
+    ):
+        raise ImproperlyConfigured(
+            f"{where}: recheck_every: expected a number of seconds or None, not {recheck_every!r}."
         )
 
 

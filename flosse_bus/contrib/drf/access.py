@@ -84,7 +84,7 @@ class APIAccess(Access):
         guard: Guard,
         came_with: dict[str, Any],
         trusted: bool,
-        recheck_every: float,
+        recheck_every: float | None,
     ) -> None:
         super().__init__(config, names, trusted=trusted, recheck_every=recheck_every)
         self._guard = guard

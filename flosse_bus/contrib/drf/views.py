@@ -9,6 +9,7 @@ from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from ...access import check_recheck
 from ...conf import DEFAULT_ALIAS
 from ...decorators import check_class
 from ...views import check_topics
@@ -68,17 +69,18 @@ class SubscribeAPIView(EventStreamAPIView):
     #: Alias in ``FLOSSE_BUS``.
     bus: str = DEFAULT_ALIAS
     topics: Sequence[str] | None = None
-    #: Seconds after which an open stream's permission is checked again.
-    recheck_every: float = 60.0
+    #: Seconds after which an open stream's permission is checked again. ``None``: RECHECK_EVERY.
+    recheck_every: float | None = None
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
         """Return the view function.
 
         Raises:
-            ImproperlyConfigured: topics that can never work.
+            ImproperlyConfigured: an option that can never work.
         """
         check_topics(cls.__name__, initkwargs.get("topics", cls.topics))
+        check_recheck(cls.__name__, initkwargs.get("recheck_every", cls.recheck_every))
         view = super().as_view(**initkwargs)
         view.event_stream_bus = initkwargs.get("bus", cls.bus)  # whose origins count for CORS
         return view
