@@ -63,7 +63,7 @@ class Access:
         trusted: bool = False,
         recheck_every: float | None = None,
     ) -> None:
-        self._kept: HttpRequest | Remembered | None = None
+        self._kept: Remembered | None = None
         self._config = config
         self._names = names
         self._permission_classes = permission_classes

@@ -105,6 +105,8 @@ CASES = [
     ("lounge/5/", "session", withdraw, False),
     ("lounge/5/", "proxy", withdraw, False),
     ("lounge/5/", "proxy", say_no, True),
+    ("lounge/5/", "proxy", deactivate, True),
+    ("lounge/5/", "proxy", change_password, False),
     ("own/", "token", change_topics, True),
     ("own/", "session", deactivate, True),
     ("users/{pk}/events/", "token", withdraw, True),

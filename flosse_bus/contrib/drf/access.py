@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest
 from rest_framework.exceptions import APIException
@@ -99,8 +98,6 @@ class APIAccess(Access):
         return refusal
 
     def _check(self, request: HttpRequest) -> Refusal | None:
-        # Under WSGI it is the same one every time, and authentication puts its user there.
-        request = _copy(request)
         return self._guard.ask(request) or self._ask_authorisers(request)
 
     def _ask_authorisers(self, request: HttpRequest) -> Refusal | None:
@@ -113,11 +110,6 @@ def _as_it_came(request: HttpRequest, came_with: dict[str, Any]) -> HttpRequest:
     for name in ("user", "auser"):
         vars(copy).pop(name, None)
     vars(copy).update(came_with)
-    user = came_with.get("user")
-    if user is not None and not user.is_authenticated:
-        # It is lazy, and refers to the request.
-        vars(copy).pop("auser", None)
-        copy.user = AnonymousUser()
     return copy
 
 
