@@ -91,6 +91,38 @@ def identify(request: HttpRequest) -> Identity | None:
     return Identity(Row.of(user) or user, of_session is not None, added)
 
 
+def who(request: HttpRequest) -> tuple[bool, object, bool]:
+    """Return who asks: logged in or not, the primary key, and whether there is a session.
+
+    It reads session and user, if that has not been done. Sync code: it may use the ORM.
+    """
+    user = getattr(request, "user", None)
+    known = user is not None and bool(user.is_authenticated)
+    session = getattr(request, "session", None)
+    if session is not None and session.session_key is not None:
+        session.get("_auth_user_id")  # one that is not there has no key afterwards
+    there = session is not None and session.session_key is not None
+    return known, getattr(user, "pk", None) if known else None, there
+
+
+#: What :func:`who` says of somebody of whom nothing is known.
+NOBODY = (False, None, False)
+_DJANGOS = "django.contrib.auth.middleware"
+
+
+def is_plainly_nobody(request: HttpRequest) -> bool:
+    """Can it be seen without reading anything that there is neither user nor session?"""
+    session = getattr(request, "session", None)
+    if session is not None and session.session_key is not None:
+        return False
+    user: Any = vars(request).get("user")
+    if isinstance(user, LazyObject):
+        if user._wrapped is empty:  # Django's own reads the session, of which there is none
+            return getattr(vars(user).get("_setupfunc"), "__module__", None) == _DJANGOS
+        user = user._wrapped
+    return user is None or type(user) is type(_anonymous())
+
+
 def _bare(user: Any) -> Any:
     """Return what is within a lazy user."""
     while isinstance(user, LazyObject):

@@ -270,6 +270,11 @@ class Outlet:
 
     # Asking again
 
+    @property
+    def finished(self) -> bool:
+        """Is there nothing to ask any more? Any thread."""
+        return self._done
+
     def check_access(self) -> None:
         """Ask again before it is overdue, so that no event has to wait for the answer."""
         if self._stream.access.due:

@@ -9,9 +9,11 @@ from typing import Any
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest
 from rest_framework.exceptions import APIException
+from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from ...access import Access, Refusal
+from ...access import Access, Rechecked, Refusal
+from ...asking import REFUSED
 from ...conf import BusConfig
 from ...remembered import remember
 from .topics import Topics
@@ -20,8 +22,6 @@ logger = logging.getLogger("flosse_bus")
 
 #: ``produce(view, request, ...)``: the method that streams.
 Produce = Callable[..., Any]
-
-_DETAIL = "You may not read this stream."
 
 
 class Guard:
@@ -32,7 +32,9 @@ class Guard:
 
     __slots__ = ("_args", "_class", "_given", "_kwargs", "_produce", "_topics")
 
-    def __init__(self, view: APIView, produce: Produce, topics: Topics) -> None:
+    def __init__(
+        self, view: APIView, produce: Produce | None = None, topics: Topics | None = None
+    ) -> None:
         self._class = type(view)
         self._given = {
             name: value
@@ -55,15 +57,16 @@ class Guard:
         view.headers = view.default_response_headers
         try:
             view.initial(asked, *self._args, **self._kwargs)
-            topics = self._produce(view, asked, *self._args, **self._kwargs)
+            # A generator's method is not called: who knows what it does before it yields.
+            topics = self._produce and self._produce(view, asked, *self._args, **self._kwargs)
         except (APIException, Http404, PermissionDenied):
-            return Refusal(status=403, detail=_DETAIL)
+            return REFUSED
         except Exception:
             # Fail closed, and only for the one who asked.
             logger.exception("%s failed: access refused", self._class.__qualname__)
-            return Refusal(status=403, detail=_DETAIL)
+            return REFUSED
         if topics != self._topics:
-            return Refusal(status=403, detail=_DETAIL)
+            return REFUSED
         return None
 
 
@@ -102,6 +105,29 @@ class APIAccess(Access):
 
     def _ask_authorisers(self, request: HttpRequest) -> Refusal | None:
         return None if self._trusted else super()._check(request)
+
+
+class GeneratedAccess(Rechecked):
+    """Access to what a view yields, whose permission classes have just allowed it."""
+
+    __slots__ = ("_guard", "_user")
+
+    def __init__(
+        self, request: Request, *, guard: Guard, came_with: dict[str, Any], recheck_every: float
+    ) -> None:
+        super().__init__(recheck_every)
+        self._guard = guard
+        self._user = _key(request.user)
+        self._kept = remember(_as_it_came(request._request, came_with))
+
+    def _check(self, request: HttpRequest) -> Refusal | None:
+        # What is yielded may be somebody's own, whoever else may ask for it.
+        refusal = self._guard.ask(request)
+        return refusal or (None if _key(request.user) == self._user else REFUSED)
+
+
+def _key(user: Any) -> object:
+    return getattr(user, "pk", None)
 
 
 def _as_it_came(request: HttpRequest, came_with: dict[str, Any]) -> HttpRequest:

@@ -9,7 +9,6 @@ from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from ...access import check_recheck
 from ...conf import DEFAULT_ALIAS
 from ...decorators import check_class
 from ...views import check_topics
@@ -32,6 +31,8 @@ class EventStreamAPIView(EventStreamMixin, APIView):
 
     retry: int | None = None
     heartbeat: float | None = None
+    #: Seconds after which an open stream's permission is checked again. ``None``: RECHECK_EVERY.
+    recheck_every: float | None = None
 
     stream: Callable[..., Iterable[Any] | Topics | HttpResponseBase]
     astream: Callable[..., AsyncIterable[Any]]
@@ -52,6 +53,7 @@ class EventStreamAPIView(EventStreamMixin, APIView):
             _produce,
             retry=self.retry,
             heartbeat=self.heartbeat,
+            recheck_every=self.recheck_every,
             label=f"{type(self).__module__}.{type(self).__qualname__}",
         )
 
@@ -69,8 +71,6 @@ class SubscribeAPIView(EventStreamAPIView):
     #: Alias in ``FLOSSE_BUS``.
     bus: str = DEFAULT_ALIAS
     topics: Sequence[str] | None = None
-    #: Seconds after which an open stream's permission is checked again. ``None``: RECHECK_EVERY.
-    recheck_every: float | None = None
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
@@ -80,7 +80,6 @@ class SubscribeAPIView(EventStreamAPIView):
             ImproperlyConfigured: an option that can never work.
         """
         check_topics(cls.__name__, initkwargs.get("topics", cls.topics))
-        check_recheck(cls.__name__, initkwargs.get("recheck_every", cls.recheck_every))
         view = super().as_view(**initkwargs)
         view.event_stream_bus = initkwargs.get("bus", cls.bus)  # whose origins count for CORS
         return view
