@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from asgiref.sync import async_to_sync
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest
 
 from .conf import BusConfig
@@ -36,46 +36,19 @@ class Refusal:
     hint: str | None = None
 
 
-class Access:
-    """One request's permission to read some topics, asked now and again while the stream lives.
+class Rechecked:
+    """One request's permission to read a stream, asked for again and again while that lives."""
 
-    ``trusted`` topics are the view's own: where it has permission classes, those alone decide.
-    """
+    __slots__ = ("_checked", "_due", "_kept", "_recheck_every", "always")
 
-    __slots__ = (
-        "_checked",
-        "_config",
-        "_due",
-        "_kept",
-        "_names",
-        "_permission_classes",
-        "_recheck_every",
-        "_trusted",
-        "always",
-    )
-
-    def __init__(
-        self,
-        config: BusConfig,
-        names: tuple[str, ...],
-        *,
-        permission_classes: Sequence[type[BaseSSEPermission]] = (),
-        trusted: bool = False,
-        recheck_every: float,
-    ) -> None:
-        self._kept: HttpRequest | Remembered | None = None
-        self._config = config
-        self._names = names
-        self._permission_classes = permission_classes
-        self._trusted = trusted
+    def __init__(self, recheck_every: float) -> None:
+        self._kept: Remembered | None = None
         self._recheck_every = recheck_every
         self._checked = time.monotonic()
         # Streams that were opened together must not all be asked about together.
         self._due = self._checked + recheck_every * random.uniform(0.2, 0.95)
         #: Is this for everyone, so that there is nothing to ask again?
-        self.always = not permission_classes and all(
-            covered(name, config.public_topics) for name in names
-        )
+        self.always = False
 
     @property
     def due(self) -> bool:
@@ -87,20 +60,50 @@ class Access:
         """May nothing be sent before having asked again?"""
         return not self.always and time.monotonic() - self._checked >= self._recheck_every
 
-    def check(self, request: HttpRequest) -> Refusal | None:
-        """Ask. Sync code: it may use the ORM."""
-        refusal = self._check(request)
-        if refusal is None and not self.always:
-            self._kept = remember(request)
-        return refusal
-
     def recheck(self) -> Refusal | None:
-        """Ask again, for the session and user as they are now."""
+        """Ask again, for the session and user as they are now. Sync code: it may use the ORM."""
         begun = time.monotonic()
         refusal = None if self._kept is None else self._check(again(self._kept))
         self._due = begun + self._recheck_every * random.uniform(0.75, 0.95)
         # The stream may go on meanwhile: nothing counts before it is known to be a yes.
         self._checked = begun if refusal is None else -math.inf
+        return refusal
+
+    def _check(self, request: HttpRequest) -> Refusal | None:
+        raise NotImplementedError
+
+
+class Access(Rechecked):
+    """One request's permission to read some topics.
+
+    ``trusted`` topics are the view's own: where it has permission classes, those alone decide.
+    """
+
+    __slots__ = ("_config", "_names", "_permission_classes", "_trusted")
+
+    def __init__(
+        self,
+        config: BusConfig,
+        names: tuple[str, ...],
+        *,
+        permission_classes: Sequence[type[BaseSSEPermission]] = (),
+        trusted: bool = False,
+        recheck_every: float | None = None,
+    ) -> None:
+        super().__init__(config.recheck_every if recheck_every is None else recheck_every)
+        self._config = config
+        self._names = names
+        self._permission_classes = permission_classes
+        self._trusted = trusted
+        self.always = not permission_classes and all(
+            covered(name, config.public_topics) for name in names
+        )
+
+    def check(self, request: HttpRequest) -> Refusal | None:
+        """Ask. Sync code: it may use the ORM."""
+        refusal = self._check(request)
+        if refusal is None and not self.always:
+            self._kept = remember(request)
         return refusal
 
     def _check(self, request: HttpRequest) -> Refusal | None:
@@ -122,6 +125,18 @@ class Access:
             detail="You may not read these topics.",
             topics=tuple(refused),
             hint=" ".join(refused.values()),
+        )
+
+
+def check_recheck(where: str, recheck_every: float | None) -> None:
+    """Raise :exc:`ImproperlyConfigured` if these can never be seconds between two checks."""
+    if recheck_every is not None and (
+        isinstance(recheck_every, bool)
+        or not isinstance(recheck_every, (int, float))
+        or not 0 <= recheck_every < math.inf
+    ):
+        raise ImproperlyConfigured(
+            f"{where}: recheck_every: expected a number of seconds or None, not {recheck_every!r}."
         )
 
 

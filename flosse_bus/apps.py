@@ -32,6 +32,7 @@ def _end_streams_of(*, request: Any, **kwargs: Any) -> None:
     Streams in other processes notice when their permission is next checked.
     """
     from .bus import buses
+    from .transport import opened
 
     key = getattr(getattr(request, "session", None), "session_key", None)
     if key is None:
@@ -39,3 +40,4 @@ def _end_streams_of(*, request: Any, **kwargs: Any) -> None:
     for bus in buses.opened():
         for place in bus.streams.of_session(key):
             place.withdraw("logged out")
+    opened.end_session(key, "logged out")

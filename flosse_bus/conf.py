@@ -71,6 +71,7 @@ class BusConfig:
     #: Milliseconds, before jitter.
     retry: int
     send_timeout: float
+    recheck_every: float
     max_pending: int
     public_topics: tuple[re.Pattern[str], ...]
     max_topics: int
@@ -302,6 +303,7 @@ _KEYS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "HEARTBEAT": (15, _seconds()),
     "RETRY": (3000, _integer(least=1)),
     "SEND_TIMEOUT": (30, _seconds()),
+    "RECHECK_EVERY": (60, _seconds()),
     "MAX_PENDING": (1000, _integer(least=1)),
     "PUBLIC_TOPICS": ((), _patterns),
     "MAX_TOPICS": (50, _integer(least=1)),

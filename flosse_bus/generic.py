@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.views import View
 
-from .access import ask_permissions
-from .decorators import check_class, stream
+from .access import Refusal, ask_permissions
+from .asking import question_on, watch_over
+from .decorators import check_class, is_watched, seconds_between, stream
 from .permissions import BaseSSEPermission, check_classes
 from .refusals import refuse
 
@@ -26,6 +28,8 @@ class SSEView(View):
 
     retry: int | None = None
     heartbeat: float | None = None
+    #: Seconds after which an open stream's permission is checked again. ``None``: RECHECK_EVERY.
+    recheck_every: float | None = None
     permission_classes: Sequence[type[BaseSSEPermission]] = ()
 
     stream: Callable[..., Iterable[Any]]
@@ -49,14 +53,45 @@ class SSEView(View):
         return [one() for one in self.permission_classes]
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        refusal = ask_permissions(request, self.get_permissions())
+        question = question_on(request)
+        permissions = self.get_permissions()
+        refusal = ask_permissions(request, permissions)
+        if question is not None:
+            return question.answer(refusal)
         if refusal is not None:
             return refuse(refusal)
         method = self.stream if hasattr(self, "stream") else self.astream
+        content = method(request, *args, **kwargs)
+        access = None
+        if is_watched(request, content, asks=bool(permissions)):
+            access = watch_over(
+                request,
+                partial(_ask_again, type(self), self._given(), args, kwargs),
+                asks=bool(permissions),
+                leads_here=lambda view: getattr(view, "view_class", None) is type(self),
+                every=seconds_between(self.recheck_every),
+            )
         return stream(
             request,
-            method(request, *args, **kwargs),
+            content,
             retry=self.retry,
             heartbeat=self.heartbeat,
             label=f"{type(self).__module__}.{type(self).__qualname__}",
+            access=access,
         )
+
+    def _given(self) -> dict[str, Any]:
+        """Return what ``as_view()`` was given."""
+        return {name: value for name, value in vars(self).items() if hasattr(type(self), name)}
+
+
+def _ask_again(
+    view_class: type[SSEView],
+    given: dict[str, Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    request: HttpRequest,
+) -> Refusal | None:
+    view = view_class(**given)
+    view.setup(request, *args, **kwargs)
+    return ask_permissions(request, view.get_permissions())

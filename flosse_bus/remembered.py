@@ -6,38 +6,61 @@ it would be most of what it holds in memory.
 
 from __future__ import annotations
 
-import copy
 import io
-from typing import Any, cast
+from typing import Any
 
-from asgiref.sync import sync_to_async
-from django.contrib.auth import get_user
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 from django.urls import Resolver404, resolve
-from django.utils.functional import SimpleLazyObject
+
+from .identity import Identity, identify
 
 #: What Django derives from the rest, or reads anew. Some of it refers back to the request.
 _DERIVED = frozenset(
     {"session", "user", "auser", "_cached_user", "_acached_user", "resolver_match", "_messages"}
     | {"GET", "COOKIES", "headers", "accepted_types", "_stream", "_body", "_post", "_files"}
 )
-_PLAIN = (str, bytes, int, float, bool, dict, list)
+#: What a user leaves behind on a request, and must not be found on the one that is made of it.
+_OF_USER = ("_cached_user", "_acached_user")
 
 
 class Remembered:
+    """What is needed to make a request again, with session and user read anew."""
+
+    __slots__ = ("_identity", "_session")
+
+    _identity: Identity | None
+    _session: tuple[type, str | None] | None
+
+    def __init__(self, request: HttpRequest) -> None:
+        session = getattr(request, "session", None)
+        self._identity = identify(request)
+        self._session = None if session is None else (type(session), session.session_key)
+
+    def request(self) -> HttpRequest:
+        """Make the request again. Sync code: it may use the ORM."""
+        request = self._made()
+        if self._session is not None:
+            store, key = self._session
+            request.session = store(key)
+        if self._identity is not None:
+            self._identity.give(request)
+        return request
+
+    def _made(self) -> HttpRequest:
+        raise NotImplementedError
+
+
+class FromScope(Remembered):
     """What cannot be had from the ASGI scope, which the server keeps anyway."""
 
-    __slots__ = ("_attributes", "_class", "_meta", "_of_session", "_scope", "_session")
+    __slots__ = ("_attributes", "_class", "_meta", "_scope")
 
     def __init__(self, request: ASGIRequest) -> None:
+        super().__init__(request)
         self._scope = request.scope
         self._class = type(request)
-        session = getattr(request, "session", None)
-        self._of_session = _is_of_session(request)
-        self._session = None if session is None else (type(session), session.session_key)
         fresh = self._fresh()
-        derived = _DERIVED if self._of_session else _DERIVED - {"user", "auser"}
         self._meta = {
             key: value
             for key, value in request.META.items()
@@ -46,14 +69,13 @@ class Remembered:
         self._attributes = {
             name: value
             for name, value in vars(request).items()
-            if name != "META" and name not in derived and not _same(vars(fresh), name, value)
+            if name != "META" and name not in _DERIVED and not _same(vars(fresh), name, value)
         }
 
     def _fresh(self) -> ASGIRequest:
         return self._class(self._scope, io.BytesIO())
 
-    def request(self) -> HttpRequest:
-        """Make the request again, with session and user read anew."""
+    def _made(self) -> HttpRequest:
         request = self._fresh()
         request.META.update(self._meta)
         vars(request).update(self._attributes)
@@ -61,50 +83,38 @@ class Remembered:
             request.resolver_match = resolve(request.path_info, getattr(request, "urlconf", None))
         except Resolver404:  # the URLs have changed, or middleware has changed the path
             request.resolver_match = None
-        if self._session is not None:
-            store, key = self._session
-            request.session = store(key)
-        if self._of_session:
-            _read_user(request)
         return request
 
 
-def remember(request: HttpRequest) -> Remembered | HttpRequest:
-    """Return what is to be kept of a request."""
-    return Remembered(request) if isinstance(request, ASGIRequest) else request
+class Itself(Remembered):
+    """The request, which is kept for as long as the stream anyway: under WSGI, and where it has a
+    body that the stream may yet read."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: HttpRequest) -> None:
+        super().__init__(request)
+        self._request = request
+
+    def _made(self) -> HttpRequest:
+        # Whatever is put on to the copy is gone with it.
+        copy = type(self._request).__new__(type(self._request))
+        vars(copy).update(vars(self._request))
+        for name in _OF_USER:
+            vars(copy).pop(name, None)
+        return copy
 
 
-def again(kept: Remembered | HttpRequest) -> HttpRequest:
+def remember(request: HttpRequest) -> Remembered:
+    """Return what is to be kept of a request. Sync code: it may use the ORM."""
+    if isinstance(request, ASGIRequest) and request.method in ("GET", "HEAD"):
+        return FromScope(request)
+    return Itself(request)
+
+
+def again(kept: Remembered) -> HttpRequest:
     """Return the request as it would be if it came now. Sync code: it may use the ORM."""
-    if isinstance(kept, Remembered):
-        return kept.request()
-    session = getattr(kept, "session", None)
-    if session is None or session.session_key is None:
-        return kept
-    request = copy.copy(kept)
-    request.session = type(session)(session.session_key)
-    if _is_of_session(kept):
-        _read_user(request)
-    return request
-
-
-def _is_of_session(request: HttpRequest) -> bool:
-    """Did the user come by this session, and not by a token or the like?"""
-    session, user = getattr(request, "session", None), getattr(request, "user", None)
-    if session is None or session.session_key is None or user is None:
-        return False
-    return bool(session.get("_auth_user_id") == str(user.pk))
-
-
-def _read_user(request: HttpRequest) -> None:
-    user = SimpleLazyObject(lambda: get_user(request))
-    request.user = cast(Any, user)
-
-    async def auser() -> Any:
-        await sync_to_async(bool)(user)
-        return user
-
-    request.auser = auser
+    return kept.request()
 
 
 def _same(attributes: dict[str, Any], name: str, value: object) -> bool:

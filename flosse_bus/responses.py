@@ -10,6 +10,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, StreamingHttpResponse
 
+from .access import Rechecked
 from .transport.generated import GeneratorStream
 from .transport.generated import aframes as generated_aframes
 from .transport.generated import frames as generated_frames
@@ -86,7 +87,8 @@ class EventStreamResponse(StreamResponse):
 class SSEResponse(StreamResponse):
     """Streams ``content``: an iterator of what :func:`to_sse` takes, or an asynchronous one.
 
-    ``retry`` is in milliseconds, ``heartbeat`` in seconds of silence, ``label`` for the log.
+    ``retry`` is in milliseconds, ``heartbeat`` in seconds of silence, ``label`` for the log,
+    ``access`` whom to ask while it is open. It ends when its client's session logs out.
 
     Raises:
         TooManyStreams: it needs a thread, and ``MAX_STREAM_THREADS`` are taken.
@@ -102,6 +104,7 @@ class SSEResponse(StreamResponse):
         retry: int | None = None,
         heartbeat: float | None = None,
         label: str = "a view",
+        access: Rechecked | None = None,
         **kwargs: Any,
     ) -> None:
         is_async = isinstance(request, ASGIRequest) or (
@@ -115,6 +118,8 @@ class SSEResponse(StreamResponse):
             retry=retry,
             heartbeat=heartbeat,
             environ=None if is_async else environ if isinstance(environ, Mapping) else {},
+            access=access,
+            session_key=getattr(getattr(request, "session", None), "session_key", None),
         )
         super().__init__(
             stream, generated_aframes(stream) if is_async else generated_frames(stream), **kwargs

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.views import View
 
-from .access import Access, Refusal
+from .access import Access, Refusal, check_recheck
 from .bus import Bus, buses
 from .conf import DEFAULT_ALIAS
 from .details import accepts_only_streams, resume_position
@@ -43,16 +43,17 @@ class SubscribeView(View):
     bus: str = DEFAULT_ALIAS
     topics: Sequence[str] | None = None
     permission_classes: Sequence[type[BaseSSEPermission]] = ()
-    #: Seconds after which an open stream's permission is checked again.
-    recheck_every: float = 60.0
+    #: Seconds after which an open stream's permission is checked again. ``None``: RECHECK_EVERY.
+    recheck_every: float | None = None
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Callable[..., HttpResponseBase]:
         """Return the view function.
 
         Raises:
-            ImproperlyConfigured: topics or permission classes that can never work.
+            ImproperlyConfigured: an option that can never work.
         """
+        check_recheck(cls.__name__, initkwargs.get("recheck_every", cls.recheck_every))
         check_topics(cls.__name__, initkwargs.get("topics", cls.topics))
         check_classes(cls.__name__, initkwargs.get("permission_classes", cls.permission_classes))
         view: Any = super().as_view(**initkwargs)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..subscription import Item
 from .loops import PerLoop
-from .rechecks import Rechecks
+from .rechecks import Guarded, Rechecks
 from .shortcut import chunk
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class FanOut:
         self._enveloped = False
         self._bytes = self._chunk = b""
         #: Streams whose permission is asked again from time to time.
-        self.guarded: set[Outlet] = set()
+        self.guarded: set[Guarded] = set()
         self.rechecks = Rechecks()
 
     def queue(self, outlet: Outlet) -> None:
@@ -116,8 +116,8 @@ class FanOut:
 
     def _look(self) -> None:
         try:
-            for outlet in [*self.guarded]:
-                outlet.check_access()
+            for stream in [*self.guarded]:
+                stream.check_access()
         finally:
             self._watching = bool(self.guarded)
             if self._watching:

@@ -18,16 +18,21 @@ from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import closing
 from typing import Any
 
+from ..access import Rechecked
+from ..asking import REFUSED
 from ..background import LoopThread
 from ..bus import buses
 from ..conf import DEFAULT_ALIAS
+from ..refusals import encode_refusal
 from ..wire import COMMENT
 from . import opened, shutdown, slots
 from .peer import Peer, pieces
 from .producers import Closable, Producer, TaskProducer, ThreadProducer
 from .steps import Steps
 from .stock import release_connections
+from .stream import WITHDRAWN
 from .surroundings import Surroundings
+from .warden import Warden
 
 logger = logging.getLogger("flosse_bus")
 
@@ -55,6 +60,8 @@ class GeneratorStream:
         retry: int | None,
         heartbeat: float | None,
         environ: Mapping[str, Any] | None,
+        access: Rechecked | None = None,
+        session_key: str | None = None,
     ) -> None:
         self.label = label
         self.heartbeat = heartbeat
@@ -75,7 +82,11 @@ class GeneratorStream:
         self._producer: Closable | None = None
         self._wake: Callable[[], None] | None = None
         #: Where it is ended, once it has begun.
-        self.loop: asyncio.AbstractEventLoop
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._warden = None if access is None else Warden(self, access, self.surroundings.context)
+        #: Whose logging out ends it.
+        self.session_key = session_key
+        opened.enroll(self)
 
     def begin(
         self, loop: asyncio.AbstractEventLoop, producer: Closable | None, wake: Callable[[], None]
@@ -86,6 +97,8 @@ class GeneratorStream:
         self._wake = wake
         self._began = time.monotonic()
         opened.add(self)
+        if self._warden is not None:
+            self._warden.begin(loop)
         logger.info("stream opened by %s", self.label)
         ending = buses[DEFAULT_ALIAS].hubs.ending
         if ending is not None:
@@ -93,11 +106,26 @@ class GeneratorStream:
         elif self.reason is not None:  # ended before it could begin
             wake()
 
+    async def may_go_on(self) -> bool:
+        """May what it has yielded be sent? In its loop."""
+        return self._warden is None or await self._warden.allows()
+
+    def may_go_on_here(self) -> bool:
+        """The same in a thread, which waits."""
+        return self._warden is None or self._warden.allows_here()
+
+    @property
+    def farewell(self) -> bytes:
+        """What must still be said when it has ended: that its client may not read it any more."""
+        return encode_refusal(REFUSED) if self.reason == WITHDRAWN else b""
+
     def end(self, reason: str) -> None:
         """Have its reader end the response. Any thread."""
         if self.reason is None:
             self.reason = reason
         self.surroundings.interrupts.interrupt()
+        if self._warden is not None:
+            self._warden.close()
         if self._wake is not None:
             self._wake()
 
@@ -118,6 +146,9 @@ class GeneratorStream:
             closed, self._closed = self._closed, True
         if closed:
             return
+        opened.strike(self)
+        if self._warden is not None:
+            self._warden.close()
         self.surroundings.interrupts.interrupt()
         if self._producer is not None:
             self._producer.close()
@@ -185,7 +216,7 @@ async def aframes(stream: GeneratorStream) -> AsyncGenerator[bytes, None]:
                 while not (await asyncio.wait((future,), timeout=stream.heartbeat))[0]:
                     yield COMMENT
             frame = await future
-            if frame is None:
+            if frame is None or not await stream.may_go_on():
                 break
             stream.events += 1
             for number, piece in enumerate(pieces(frame, PIECE)):
@@ -196,6 +227,8 @@ async def aframes(stream: GeneratorStream) -> AsyncGenerator[bytes, None]:
                         return
                 yield piece
         stream.finish()
+        if stream.farewell:
+            yield stream.farewell
     finally:
         stream.close()
         if not answer.over.done():
@@ -224,11 +257,13 @@ def _inline(stream: GeneratorStream, thread: LoopThread) -> Generator[bytes, Non
         run(stream.surroundings.enter)
         while stream.reason is None:
             frame = run(stream.steps.step)
-            if frame is None:
+            if frame is None or not stream.may_go_on_here():
                 break
             stream.events += 1
             yield frame
         stream.finish()
+        if stream.farewell:
+            yield stream.farewell
     finally:
         run(stream.steps.close)
         stream.close()
@@ -254,11 +289,13 @@ def _produced(stream: GeneratorStream, thread: LoopThread) -> Generator[bytes, N
         while stream.reason is None:
             producer.ask()
             frame = yield from _patiently(box, stream.heartbeat)
-            if frame is None:
+            if frame is None or not stream.may_go_on_here():
                 break
             stream.events += 1
             yield frame
         stream.finish()
+        if stream.farewell:
+            yield stream.farewell
     finally:
         stream.close()
         over.wait(FAREWELL)

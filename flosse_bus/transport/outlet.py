@@ -276,6 +276,11 @@ class Outlet:
 
     # Asking again
 
+    @property
+    def finished(self) -> bool:
+        """Is there nothing to ask any more? Any thread."""
+        return self._done
+
     def check_access(self) -> None:
         """Ask again before it is overdue, so that no event has to wait for the answer."""
         if self._stream.access.due:
@@ -290,11 +295,11 @@ class Outlet:
         """Ask again. Sync code, in a thread: it may use the ORM."""
         return self._context.copy().run(self._stream.access.recheck)
 
-    def answered(self, answer: Refusal | Exception | None) -> None:
+    def answered(self, answer: Refusal | BaseException | None) -> None:
         """It has been asked."""
         if self._done:
             return
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             logger.error("stream ended, as its permission could not be checked", exc_info=answer)
             self.leave("error")
             self._over()

@@ -11,16 +11,13 @@ import contextlib
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from asgiref.sync import sync_to_async
 from django.db import connections
 
 from ..access import Refusal
 from .stock import release_connections
-
-if TYPE_CHECKING:
-    from .outlet import Outlet
 
 logger = logging.getLogger("flosse_bus")
 
@@ -30,19 +27,36 @@ AT_ONCE = 4
 SLICE = 0.25
 
 
+class Guarded(Protocol):
+    """A stream whose permission is asked for again. In its event loop, but for :meth:`ask`."""
+
+    @property
+    def finished(self) -> bool:
+        """Is there nothing to ask any more? Any thread."""
+
+    def check_access(self) -> None:
+        """See whether it is time to ask again."""
+
+    def ask(self) -> Refusal | None:
+        """Ask again. Sync code, in a thread: it may use the ORM."""
+
+    def answered(self, answer: Refusal | BaseException | None) -> None:
+        """It has been asked."""
+
+
 class Rechecks:
     """Those of one event loop that wait to be asked about."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Outlet] = deque()
+        self._waiting: deque[Guarded] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._answers: deque[tuple[Outlet, Refusal | Exception | None]] = deque()
+        self._answers: deque[tuple[Guarded, Refusal | BaseException | None]] = deque()
         self._announced = False
 
-    def add(self, outlet: Outlet) -> None:
+    def add(self, stream: Guarded) -> None:
         """Ask about a stream that is not waiting already, and tell it by ``answered``."""
-        self._waiting.append(outlet)
+        self._waiting.append(stream)
         if len(self._tasks) < AT_ONCE:
             task = self._loop.create_task(self._work())
             self._tasks.add(task)
@@ -58,9 +72,9 @@ class Rechecks:
     def _hand_out(self) -> None:
         self._announced = False  # first: what comes from now on is announced again
         while self._answers:
-            outlet, answer = self._answers.popleft()
+            stream, answer = self._answers.popleft()
             # By itself, as it may enter the task of its own request.
-            self._loop.call_soon(outlet.answered, answer)
+            self._loop.call_soon(stream.answered, answer)
 
     # In threads
 
@@ -71,25 +85,27 @@ class Rechecks:
         try:
             while waiting and time.monotonic() < end:
                 try:
-                    outlet = waiting.popleft()
+                    stream = waiting.popleft()
                 except IndexError:  # another thread was quicker
                     return
-                if outlet.ended.done():
+                if stream.finished:
                     continue
                 try:
-                    self._announce(outlet, outlet.ask())
-                except Exception as error:  # noqa: BLE001  # because it ends this stream alone
-                    self._announce(outlet, error)
+                    self._announce(stream, stream.ask())
+                except BaseException as error:  # noqa: BLE001  # because it ends this stream alone
+                    # Also a cancelled task, sys.exit() and gevent's timeout: a stream without an
+                    # answer would ask for ever, and in the loop they would end the server.
+                    self._announce(stream, error)
                 _leave_clean()
         finally:
             release_connections()
 
-    def _announce(self, outlet: Outlet, answer: Refusal | Exception | None) -> None:
+    def _announce(self, stream: Guarded, answer: Refusal | BaseException | None) -> None:
         """Let the loop have an answer now: the next question may take long.
 
         The loop is woken once for all that have come until it gets to them.
         """
-        self._answers.append((outlet, answer))
+        self._answers.append((stream, answer))
         if not self._announced:
             self._announced = True
             with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits

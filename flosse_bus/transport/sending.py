@@ -38,6 +38,8 @@ async def send_generated(
         await sender.send(_body(b""))
         if stream.steps.is_async:
             await sender.run()
+            if stream.farewell and not sender.within:
+                await sender.send(_body(stream.farewell))
         else:
             await sender.relay()
         await sender.send(_body(b"", more=False))
@@ -58,6 +60,8 @@ class Sender:
         self._beat: asyncio.Task[None] | None = None
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._lost = False
+        #: Has it ended in the midst of a frame, so that nothing can be said any more?
+        self.within = False
 
     async def relay(self) -> None:
         """Send what a sync generator yields in its thread."""
@@ -90,14 +94,18 @@ class Sender:
     async def _take(self, frame: bytes) -> None:
         if self._over.done():  # it was given up, and does not know
             return
+        if not await self._stream.may_go_on():
+            return
         self._stream.events += 1
         async with self._sending:
+            self.within = len(frame) > PIECE
             for number, piece in enumerate(pieces(frame, PIECE)):
                 if number:
                     # Others have small events to send, and who goes meanwhile shall be noticed.
                     await asyncio.sleep(0)
                 await self.send(_body(piece))
             self._sent = self._loop.time()
+            self.within = False
 
     def _end(self, runner: TaskRunner) -> None:
         runner.close()

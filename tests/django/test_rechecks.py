@@ -226,6 +226,36 @@ def test_an_error_ends_the_stream_that_it_belongs_to(run, ask, monkeypatch, capl
     assert "no such session store" in caplog.text
 
 
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, SystemExit, GeneratorExit])
+def test_an_authoriser_that_raises_whatever_it_likes_ends_its_own_stream(run, ask, kind, caplog):
+    """Also what no ``except Exception`` sees: a cancelled task, ``sys.exit()``, gevent's timeout."""
+    broken = []
+
+    def answer(request):
+        if ready and not broken:
+            broken.append(request)
+            raise kind("enough")
+        return True
+
+    async def main():
+        async with site() as here:
+            streams = [await here.follow("/asked-again/") for _ in range(5)]
+            await eventually(lambda: all(s.overdue for s in accesses(here)), "all to be overdue")
+            ready.append(True)
+            await bus.apublish("private", 1, using=None)
+            await eventually(lambda: sum(s.task.done() for s in streams) == 1, "one to end")
+            for stream in streams:
+                if not stream.task.done():
+                    await stream.got("1")
+                else:
+                    assert stream.data == []
+
+    ready = []
+    ask(answer)
+    run(main())
+    assert "its permission could not be checked" in caplog.text
+
+
 class TestConnections:
     """A thread keeps its database connection for all whom it asks about, and no longer."""
 

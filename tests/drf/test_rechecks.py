@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import threading
 import weakref
 from itertools import islice
 
@@ -11,6 +12,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.sessions.models import Session
 from django.db import connections
+from django.test import Client
 from rest_framework.authtoken.models import Token
 
 from flosse_bus import bus, topic
@@ -18,6 +20,7 @@ from flosse_bus.contrib.drf.access import Guard
 from flosse_bus.contrib.drf.streams import EventStreamMixin
 from flosse_bus.events import STATE
 from flosse_bus.topics import authorisers
+from flosse_bus.transport import fanout
 from tests.asgi import eventually, site
 from tests.drf import views
 from tests.drf.conftest import blocks_of
@@ -67,7 +70,7 @@ def break_down(user):
 
 
 def throttle(user):
-    views.Room.throttle_classes = [views.Never]
+    views.Room.throttle_classes = views.Ticking.throttle_classes = [views.Never]
 
 
 def change_topics(user):
@@ -78,7 +81,9 @@ def change_topics(user):
 def restore(monkeypatch):
     """Undo what the functions above do."""
     monkeypatch.setattr(views.Answer, "answer", staticmethod(lambda request: True))
-    monkeypatch.setattr(views.Room, "throttle_classes", [])
+    for view in (views.Room, views.Ticking):
+        monkeypatch.setattr(view, "throttle_classes", [])
+    monkeypatch.setattr(fanout, "WATCH", 0.02)
     monkeypatch.setattr(views.Own, "get_topics", views.Own.get_topics)
     monkeypatch.setattr(views.Own, "recheck_every", 0.05)
 
@@ -105,6 +110,8 @@ CASES = [
     ("lounge/5/", "session", withdraw, False),
     ("lounge/5/", "proxy", withdraw, False),
     ("lounge/5/", "proxy", say_no, True),
+    ("lounge/5/", "proxy", deactivate, True),
+    ("lounge/5/", "proxy", change_password, False),
     ("own/", "token", change_topics, True),
     ("own/", "session", deactivate, True),
     ("users/{pk}/events/", "token", withdraw, True),
@@ -114,6 +121,31 @@ CASES = [
     ("named/?topic=ann.door", "token", rename, True),  # the authoriser knows ann only
     ("named/?topic=news", "token", rename, False),
     ("named/?topic=news", "token", withdraw, True),
+]
+
+
+#: The same, for views that yield. The second lets anybody in, but goes on for who came only.
+YIELDING = [
+    ("ticking/", "token", withdraw, True),
+    ("ticking/", "token", deactivate, True),
+    ("ticking/", "token", change_password, False),
+    ("ticking/", "token", rename, False),
+    ("ticking/", "token", say_no, True),
+    ("ticking/", "token", break_down, True),
+    ("ticking/", "token", throttle, False),
+    ("ticking/", "session", withdraw, False),
+    ("ticking/", "session", log_out, True),
+    ("ticking/", "session", deactivate, True),
+    ("ticking/", "session", change_password, True),
+    ("ticking/", "basic", change_password, True),
+    ("aticking/", "token", withdraw, True),
+    ("aticking/", "session", log_out, True),
+    ("aticking/", "session", deactivate, True),
+    ("aticking/", "nobody", say_no, True),
+    ("aticking/", "nobody", log_out, False),
+    ("users/ticks/", "token", withdraw, True),
+    ("users/ticks/", "session", log_out, True),
+    ("users/ticks/", "session", withdraw, False),
 ]
 
 
@@ -127,7 +159,11 @@ def ann_only():
     authorisers.unregister(ann_only)
 
 
-@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}-{case[2].__name__}")
+def name_of(case):
+    return f"{case[0]}-{case[1]}-{case[2].__name__}"
+
+
+@pytest.fixture(params=CASES, ids=name_of)
 def case(request, user, here, restore, ann_only):
     path, how, happen, ends = request.param
 
@@ -171,6 +207,77 @@ def test_under_asgi(run, headers, case):
                 assert stream.events == []
 
     run(main())
+
+
+@pytest.mark.parametrize("yielding", YIELDING, ids=name_of)
+class TestViewsThatYield:
+    @pytest.fixture
+    def happens(self, user, here, restore, yielding):
+        """Have it happen as another request does."""
+
+        def work():
+            yielding[2](user)
+            connections.close_all()
+
+        def happens():
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+
+        return happens
+
+    def test_under_wsgi(self, get, headers, happens, yielding):
+        path, how, _, ends = yielding
+        blocks = blocks_of(get(f"/api/{path}", **headers(how)).streaming_content)
+        assert [block.data for block in islice(blocks, 20)] == ["tick"] * 20
+        happens()
+        if ends:
+            last = list(islice(blocks, ENOUGH))[-1]
+            assert (last.event, json.loads(last.data)["code"]) == ("stream-error", "forbidden")
+        else:
+            assert [block.data for block in islice(blocks, 30)] == ["tick"] * 30
+
+    def test_under_asgi(self, run, headers, happens, yielding):
+        path, how, _, ends = yielding
+        sent = [(name.lower(), value) for name, value in headers(how).items()]
+
+        async def main():
+            async with site() as here:
+                stream = here.ask(f"/api/{path}", headers=sent)
+                await eventually(lambda: len(stream.data) > 20, "ticks")
+                await sync_to_async(happens)()
+                if ends:
+                    await stream.over()
+                    event, data = stream.events[-1]
+                    assert (event, json.loads(data)["code"]) == ("stream-error", "forbidden")
+                else:
+                    count = len(stream.data)
+                    await eventually(lambda: len(stream.data) > count + 30, "ticks")
+
+        run(main())
+
+
+def test_a_view_that_yields_ends_when_its_session_logs_out(run, headers, user, restore):
+    cookie = headers("session")["Cookie"]
+
+    def log_out_here():
+        client = Client()
+        client.cookies.load(cookie)
+        client.logout()
+
+    async def main():
+        async with site() as here:
+            stream = here.ask("/api/ticking/", headers=[("cookie", cookie)])
+            await eventually(lambda: stream.data, "ticks")
+            await sync_to_async(log_out_here)()
+            await stream.over()
+            assert set(stream.data) == {"tick"}
+
+    views.Ticking.recheck_every = 1000
+    try:
+        run(main())
+    finally:
+        views.Ticking.recheck_every = 0.05
 
 
 def test_an_object_that_can_no_longer_be_had(get, headers, user, here, django_user_model):

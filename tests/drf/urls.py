@@ -28,6 +28,8 @@ api = [
     path("checked/<str:what>/", views.Checked.as_view()),
     path("rooms/<str:room>/", views.Room.as_view()),
     path("lounge/<str:room>/", views.Lounge.as_view()),
+    path("ticking/", views.Ticking.as_view()),
+    path("aticking/", views.ATicking.as_view()),
     path("own/", views.Own.as_view()),
     path("audit/", views.Audit.as_view()),
     path("audit-throttled/", views.AuditThrottled.as_view()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from io import StringIO
 
 from django.contrib.auth import get_user_model
@@ -180,6 +182,31 @@ class AuditViewSet(EventStreamMixin, ViewSet):
         return Topics(["logins", "payments"], bus="audit")
 
 
+class Ticking(EventStreamAPIView):
+    """Yields for ever."""
+
+    authentication_classes = ANY
+    permission_classes = [IsAuthenticated, Answer]
+    recheck_every = 0.05
+    throttle_classes = []
+
+    def stream(self, request):
+        while True:
+            yield "tick"
+            time.sleep(0.01)
+
+
+class ATicking(EventStreamAPIView):
+    authentication_classes = ANY
+    permission_classes = [Answer]
+    recheck_every = 0.05
+
+    async def astream(self, request):
+        while True:
+            yield "tick"
+            await asyncio.sleep(0.01)
+
+
 class UserSerializer(ModelSerializer):
     class Meta:
         model = User
@@ -207,6 +234,12 @@ class UserViewSet(EventStreamMixin, ReadOnlyModelViewSet):
     @event_stream_action(detail=True)
     async def anames(self, request, pk=None):
         yield f"{request.user} sees {pk}"
+
+    @event_stream_action(detail=False, recheck_every=0.05)
+    def ticks(self, request):
+        while True:
+            yield "tick"
+            time.sleep(0.01)
 
     @event_stream_action(detail=False)
     def unsafe(self, request):

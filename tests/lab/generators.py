@@ -6,9 +6,9 @@ import asyncio
 import threading
 import time
 
-from django.contrib.auth import get_user_model
+from django.contrib.auth import get_user_model, login, logout
 from django.db import connection
-from django.http import JsonResponse
+from django.http import HttpResponse, JsonResponse
 from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.translation import gettext
@@ -42,6 +42,17 @@ def state(request, name):
     if "open" in request.GET:
         log.gate.set()
     return JsonResponse({"begun": log.begun, "yielded": log.yielded, "closed": log.closed})
+
+
+def log_in(request):
+    """Return the key of a new session of the example project's user."""
+    login(request, get_user_model().objects.get(username="demo"))
+    return HttpResponse(request.session.session_key)
+
+
+def log_out(request):
+    logout(request)
+    return HttpResponse()
 
 
 class Watched:
@@ -200,6 +211,8 @@ urlpatterns = [
     *project,
     *browsing.urlpatterns,
     path("lab/state/<name>/", state),
+    path("lab/session/", log_in),
+    path("lab/logout/", log_out),
     *[
         path(f"lab/{kind}/{label}/<name>/", view)
         for label, views in VIEWS.items()

@@ -37,6 +37,8 @@ def test_without_the_setting_there_is_a_memory_bus(settings, value):
         ("HEARTBEAT", float("inf"), "seconds above 0"),
         ("RETRY", 0, "an integer of at least 1"),
         ("SEND_TIMEOUT", -1, "seconds above 0"),
+        ("RECHECK_EVERY", 0, "seconds above 0"),
+        ("RECHECK_EVERY", None, "seconds above 0"),
         ("MAX_PENDING", 0, "an integer"),
         ("PUBLIC_TOPICS", "news", "a list of topics"),
         ("PUBLIC_TOPICS", ["a b"], "'a b' is not a topic or pattern"),

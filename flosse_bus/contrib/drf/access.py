@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest
 from rest_framework.exceptions import APIException
+from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from ...access import Access, Refusal
+from ...access import Access, Rechecked, Refusal
+from ...asking import REFUSED
 from ...conf import BusConfig
 from ...remembered import remember
 from .topics import Topics
@@ -21,8 +22,6 @@ logger = logging.getLogger("flosse_bus")
 
 #: ``produce(view, request, ...)``: the method that streams.
 Produce = Callable[..., Any]
-
-_DETAIL = "You may not read this stream."
 
 
 class Guard:
@@ -33,7 +32,9 @@ class Guard:
 
     __slots__ = ("_args", "_class", "_given", "_kwargs", "_produce", "_topics")
 
-    def __init__(self, view: APIView, produce: Produce, topics: Topics) -> None:
+    def __init__(
+        self, view: APIView, produce: Produce | None = None, topics: Topics | None = None
+    ) -> None:
         self._class = type(view)
         self._given = {
             name: value
@@ -56,15 +57,16 @@ class Guard:
         view.headers = view.default_response_headers
         try:
             view.initial(asked, *self._args, **self._kwargs)
-            topics = self._produce(view, asked, *self._args, **self._kwargs)
+            # A generator's method is not called: who knows what it does before it yields.
+            topics = self._produce and self._produce(view, asked, *self._args, **self._kwargs)
         except (APIException, Http404, PermissionDenied):
-            return Refusal(status=403, detail=_DETAIL)
+            return REFUSED
         except Exception:
             # Fail closed, and only for the one who asked.
             logger.exception("%s failed: access refused", self._class.__qualname__)
-            return Refusal(status=403, detail=_DETAIL)
+            return REFUSED
         if topics != self._topics:
-            return Refusal(status=403, detail=_DETAIL)
+            return REFUSED
         return None
 
 
@@ -84,7 +86,7 @@ class APIAccess(Access):
         guard: Guard,
         came_with: dict[str, Any],
         trusted: bool,
-        recheck_every: float,
+        recheck_every: float | None,
     ) -> None:
         super().__init__(config, names, trusted=trusted, recheck_every=recheck_every)
         self._guard = guard
@@ -99,12 +101,33 @@ class APIAccess(Access):
         return refusal
 
     def _check(self, request: HttpRequest) -> Refusal | None:
-        # Under WSGI it is the same one every time, and authentication puts its user there.
-        request = _copy(request)
         return self._guard.ask(request) or self._ask_authorisers(request)
 
     def _ask_authorisers(self, request: HttpRequest) -> Refusal | None:
         return None if self._trusted else super()._check(request)
+
+
+class GeneratedAccess(Rechecked):
+    """Access to what a view yields, whose permission classes have just allowed it."""
+
+    __slots__ = ("_guard", "_user")
+
+    def __init__(
+        self, request: Request, *, guard: Guard, came_with: dict[str, Any], recheck_every: float
+    ) -> None:
+        super().__init__(recheck_every)
+        self._guard = guard
+        self._user = _key(request.user)
+        self._kept = remember(_as_it_came(request._request, came_with))
+
+    def _check(self, request: HttpRequest) -> Refusal | None:
+        # What is yielded may be somebody's own, whoever else may ask for it.
+        refusal = self._guard.ask(request)
+        return refusal or (None if _key(request.user) == self._user else REFUSED)
+
+
+def _key(user: Any) -> object:
+    return getattr(user, "pk", None)
 
 
 def _as_it_came(request: HttpRequest, came_with: dict[str, Any]) -> HttpRequest:
@@ -113,11 +136,6 @@ def _as_it_came(request: HttpRequest, came_with: dict[str, Any]) -> HttpRequest:
     for name in ("user", "auser"):
         vars(copy).pop(name, None)
     vars(copy).update(came_with)
-    user = came_with.get("user")
-    if user is not None and not user.is_authenticated:
-        # It is lazy, and refers to the request.
-        vars(copy).pop("auser", None)
-        copy.user = AnonymousUser()
     return copy
 
 

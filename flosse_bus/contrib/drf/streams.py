@@ -16,7 +16,7 @@ from rest_framework.views import APIView
 from ...access import Access, Refusal
 from ...bus import buses
 from ...conf import DEFAULT_ALIAS
-from ...decorators import no_thread, open_stream
+from ...decorators import no_thread, open_stream, seconds_between
 from ...exceptions import InvalidTopic, TooManyStreams
 from ...refusals import (
     TEMPORARY,
@@ -25,7 +25,7 @@ from ...refusals import (
     refuse_in_stream,
 )
 from ...views import SubscribeView
-from .access import APIAccess, Guard, Produce
+from .access import APIAccess, GeneratedAccess, Guard, Produce
 from .exceptions import StreamRefused
 from .renderers import EventStreamRenderer
 from .schema import event_stream_schema
@@ -96,6 +96,7 @@ class EventStreamMixin(_Base):
         label: str,
         retry: int | None = None,
         heartbeat: float | None = None,
+        recheck_every: float | None = None,
     ) -> HttpResponseBase:
         """Answer with what ``produce(view, request, ...)`` returns, or with a page that shows it.
 
@@ -116,7 +117,17 @@ class EventStreamMixin(_Base):
             return self._subscribe(request, content, produce)
         try:
             return open_stream(
-                request._request, content, retry=retry, heartbeat=heartbeat, label=label
+                request._request,
+                content,
+                retry=retry,
+                heartbeat=heartbeat,
+                label=label,
+                access=GeneratedAccess(
+                    request,
+                    guard=Guard(self),
+                    came_with=self._came_with,
+                    recheck_every=seconds_between(recheck_every),
+                ),
             )
         except TooManyStreams as error:
             raise StreamRefused(no_thread(error, label)) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 
+from ...access import check_recheck
 from ...conf import DEFAULT_ALIAS
 from ...exceptions import InvalidTopic
 from ...topics import fill, is_pattern
@@ -17,18 +18,19 @@ class Topics:
     ``None``: the client names them, as for ``SubscribeView``; each must then be public or
     authorised too. ``patterns``: may the names hold wildcards? If not, nothing that a client has
     put into a name can widen it. ``recheck_every``: seconds after which the view is asked again
-    whether the stream may go on.
+    whether the stream may go on; ``None`` is the RECHECK_EVERY of the bus.
     """
 
     names: Sequence[str] | None
     _: KW_ONLY
     bus: str = DEFAULT_ALIAS
     patterns: bool = False
-    recheck_every: float = 60.0
+    recheck_every: float | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.names, str):
             raise TypeError(f"Topics: expected a list of names, not {self.names!r}.")
+        check_recheck("Topics", self.recheck_every)
 
     def filled(self, values: Mapping[str, object]) -> tuple[str, ...] | None:
         """Return the names with these values in them.

@@ -31,6 +31,8 @@ class EventStreamAPIView(EventStreamMixin, APIView):
 
     retry: int | None = None
     heartbeat: float | None = None
+    #: Seconds after which an open stream's permission is checked again. ``None``: RECHECK_EVERY.
+    recheck_every: float | None = None
 
     stream: Callable[..., Iterable[Any] | Topics | HttpResponseBase]
     astream: Callable[..., AsyncIterable[Any]]
@@ -51,6 +53,7 @@ class EventStreamAPIView(EventStreamMixin, APIView):
             _produce,
             retry=self.retry,
             heartbeat=self.heartbeat,
+            recheck_every=self.recheck_every,
             label=f"{type(self).__module__}.{type(self).__qualname__}",
         )
 
@@ -68,15 +71,13 @@ class SubscribeAPIView(EventStreamAPIView):
     #: Alias in ``FLOSSE_BUS``.
     bus: str = DEFAULT_ALIAS
     topics: Sequence[str] | None = None
-    #: Seconds after which an open stream's permission is checked again.
-    recheck_every: float = 60.0
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
         """Return the view function.
 
         Raises:
-            ImproperlyConfigured: topics that can never work.
+            ImproperlyConfigured: an option that can never work.
         """
         check_topics(cls.__name__, initkwargs.get("topics", cls.topics))
         view = super().as_view(**initkwargs)
