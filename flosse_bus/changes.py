@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
-from django.db import models
+from django.db import Error, models
 from django.db.models import signals
 
 from .bus import Item, buses
@@ -377,12 +377,16 @@ def _items(
 
 
 def _send(bus: str, using: str, items: Sequence[Item]) -> None:
-    # The rows are saved: failing now would undo nothing, or undo what was right.
+    # The rows are saved, or will be: failing now would undo nothing, or undo what was right.
     if not items:
         return
     try:
         buses[bus].publish_many(items, using=using)
         return
+    except Error:
+        # The transaction is lost. Its rows are not saved, whatever is made of the error here, and
+        # Django would end it without a word.
+        raise
     except Exception as error:
         refused = isinstance(error, FlosseBusError) and not isinstance(error, BackendUnavailable)
         if len(items) == 1 or not refused:

@@ -159,6 +159,11 @@ class BusBackend(ABC):
         """Write events in the transaction that is open on the database ``using``.
 
         Return false, having done nothing, if the log cannot be part of that transaction.
+
+        Raises:
+            BackendUnavailable: they cannot be written. The transaction must go on as if nobody had
+                tried: whoever catches this commits it.
+            django.db.Error: the transaction itself is lost.
         """
         return False
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.apps import apps
 from django.core.checks import CheckMessage, Error
-from django.db import ProgrammingError, connections
+from django.db import connections
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.signals import connection_created
 
@@ -21,9 +21,10 @@ from ...cursor import Cursor
 from ...events import Draft, Record
 from ...exceptions import BackendUnavailable, InvalidBusBackend
 from ..base import BusBackend, Snapshot
+from . import outbox
 from .link import Arguments, Link, LinkLost, NoAnswer, Query, Refused
 from .listener import PostgresListener
-from .params import MIGRATE, UNDEFINED, Origin, describe
+from .params import Origin, describe
 from .pool import Pool
 from .queries import END, Choice, Queries, appended, appended_many, heading, snapshot
 
@@ -98,13 +99,7 @@ class PostgresBackend(BusBackend):
         if using != self.using:
             return False
         arguments = self._queries.enlist_arguments(distinct(drafts)[0])
-        try:
-            with connections[using].cursor() as cursor:
-                cursor.execute(self._queries.enlist, arguments)
-        except ProgrammingError as error:
-            if getattr(error.__cause__, "sqlstate", None) not in UNDEFINED:
-                raise
-            raise self._unavailable(f"{error} {MIGRATE}") from error
+        outbox.write(connections[using], self._queries.enlist, arguments, self._unavailable)
         return True
 
     # Reading

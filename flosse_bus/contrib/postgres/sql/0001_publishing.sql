@@ -109,6 +109,10 @@ BEGIN
             current_schema(), 'flosse_bus_' || name, current_schema()
         );
     END LOOP;
+    -- Whoever saves rows does not wait for long for the log: for a key, or while it is rewritten.
+    EXECUTE format(
+        'ALTER FUNCTION %I.flosse_bus_enlist SET lock_timeout = %L', current_schema(), '4s'
+    );
     -- What comes in one call is sorted in memory.
     EXECUTE format(
         'ALTER FUNCTION %I.flosse_bus_append_many SET work_mem = %L', current_schema(), '64MB'
