@@ -356,6 +356,16 @@ def test_what_cannot_be_published_does_not_break_the_save(publish, configure, ca
     assert Document.objects.get() == dotted
 
 
+def test_a_row_whose_value_holds_a_separator_is_not_published_as_that_of_another(publish, caplog):
+    publish(Document, topics=["chat.{slug}-{count}", "documents"])
+    Document.objects.create(slug="sales-board", count=5)
+    assert bus.history("chat.sales-board-5") == []
+    assert actions("documents") == ["created"]
+    assert "the value of {slug} holds -, which separates it" in caplog.text
+    Document.objects.create(slug="sales", count=5)
+    assert actions("chat.sales-5") == ["created"]
+
+
 def test_two_registrations_of_one_model(publish):
     publish(Place, topics=["public"])
     publish(Place, topics=["internal"], fields=["name"], actions=["deleted"])
