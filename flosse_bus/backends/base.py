@@ -7,7 +7,7 @@ nothing with a position below n may appear.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -193,6 +193,13 @@ class BusBackend(ABC):
     @abstractmethod
     def flush(self) -> None:
         """Forget every event and begin a new epoch. Open streams are reset."""
+
+    def places(self) -> frozenset[Hashable]:
+        """Return what tells where the log is, from the settings alone: for system checks.
+
+        Buses that have one of them in common share a log. Empty: nobody can share it.
+        """
+        return frozenset()
 
     def check(self) -> list[CheckMessage]:
         """Return what Django's system checks should say about this backend."""

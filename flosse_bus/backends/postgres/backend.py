@@ -7,7 +7,7 @@ written there. Here are the connections: none of Django's, but for :meth:`Postgr
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.apps import apps
@@ -167,6 +167,14 @@ class PostgresBackend(BusBackend):
                 listener.let_go()
 
     # Checks
+
+    def places(self) -> frozenset[Hashable]:
+        return frozenset({(self.config.key_prefix, *self._origin.server(), self._schema())})
+
+    def _schema(self) -> str:
+        """Return the schema, or what it depends on."""
+        options = connections.settings[self.using].get("OPTIONS", {})
+        return self.schema or options.get("options") or "public"
 
     def check(self) -> list[CheckMessage]:
         where = f"FLOSSE_BUS[{self.config.alias!r}]"
