@@ -17,11 +17,17 @@ class FlosseBusConfig(AppConfig):
 
     def ready(self) -> None:
         from . import changes
-        from .checks import check_authorisers, check_buses, check_middleware, check_publications
+        from . import checks as own
 
         autodiscover_modules("topics")
         changes.connect_all()
-        for check in (check_buses, check_middleware, check_publications, check_authorisers):
+        for check in (
+            own.check_buses,
+            own.check_shared_logs,
+            own.check_middleware,
+            own.check_publications,
+            own.check_authorisers,
+        ):
             checks.register(check, "flosse_bus")
         user_logged_out.connect(_end_streams_of, dispatch_uid="flosse_bus.logout")
 

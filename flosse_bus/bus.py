@@ -78,10 +78,9 @@ class Bus:
             InvalidTopic: not a topic; patterns cannot be published to.
             InvalidEvent: the name, the data or the key cannot be carried.
             EventTooLarge: over ``MAX_EVENT_SIZE`` bytes encoded.
-            BackendUnavailable: sent now, and the broker could not be reached, or an open
-                transaction has the key (PostgreSQL).
-            django.db.OperationalError: in a transaction, which another one with the same key has
-                kept waiting for too long (PostgreSQL).
+            BackendUnavailable: sent now, and the broker could not be reached; or the event is to be
+                part of the transaction, and cannot be written there: the transaction goes on; or
+                another transaction has had the key for too long (PostgreSQL).
         """
         item = self._draft(topic, data, event, idempotency_key)
         if self._defer([item], using):
@@ -119,7 +118,7 @@ class Bus:
         Raises:
             InvalidTopic, InvalidEvent, EventTooLarge: nothing was published, because of the event
                 whose index the error tells, or because it is too much for one call.
-            BackendUnavailable: sent now, and the broker could not be reached.
+            BackendUnavailable: as with :meth:`publish`.
         """
         items = self._drafts(events)
         if self._defer(items, using):

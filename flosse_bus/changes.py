@@ -10,14 +10,15 @@ from typing import Any, TypeVar, overload
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
-from django.db import models
+from django.db import Error, models
 from django.db.models import signals
 
 from .bus import Item, buses
 from .conf import DEFAULT_ALIAS
 from .exceptions import BackendUnavailable, FlosseBusError, InvalidTopic
+from .former import Former, fetch_locked, watch
 from .publications import ACTIONS, AnyModel, Publication
-from .rows import Values, fetch, field_of, many_to_many_of, pk_of, plain, related_pks, values_of
+from .rows import Values, field_of, many_to_many_of, pk_of, plain, related_pks, values_of
 from .topics import fill, placeholders
 
 logger = logging.getLogger("flosse_bus")
@@ -157,6 +158,7 @@ def _connect(model: AnyModel) -> None:
     # Signals name the class that was saved: a proxy or a child is this model's row as well. The
     # deletion of a child sends one signal for each of its tables, so there only proxies matter.
     for sender in (m for m in apps.get_models() if issubclass(m, model)):
+        watch(sender)
         pairs: list[tuple[Any, Any, Any]] = [
             (signals.pre_save, _before_save, sender),
             (signals.post_save, _after_save, sender),
@@ -217,7 +219,8 @@ def _before_save(
         before = None
         moving = _saved(publication, publication.moving, update_fields)
         if moving and _may_exist(instance, publication.model) and not _is_suppressed(sender):
-            before = fetch(publication.model, pk_of(publication.model, instance), using, moving)
+            before = Former(publication.model, using, moving)
+            before.read_later(instance)
         _push(instance, publication, before)
 
 
@@ -236,7 +239,8 @@ def _after_save(
     action = "created" if created else "updated"
     active = _active(sender, action)
     for publication in _of_row(sender):
-        before = _pop(instance, publication)
+        former = _pop(instance, publication)
+        before = former.values if former is not None else None
         if publication not in active:
             continue
         saved = _saved(publication, publication.sources, update_fields)
@@ -253,8 +257,13 @@ def _before_delete(sender: AnyModel, instance: models.Model, using: str, **kwarg
     for publication in _of_table(sender):
         values = None
         if "deleted" in publication.actions and not _is_suppressed(sender):
-            reload = publication.sources if stale else ()
-            values = values_of(publication, instance, using, reload=reload)
+            reload: Sequence[str] = publication.sources if stale else ()
+            known: Values = {}
+            if stale and publication.moving:
+                pk = pk_of(publication.model, instance)
+                known = fetch_locked(publication.model, pk, using, reload) or {}
+                reload = ()
+            values = values_of(publication, instance, using, reload=reload, known=known)
         _push(instance, publication, values)
 
 
@@ -377,12 +386,16 @@ def _items(
 
 
 def _send(bus: str, using: str, items: Sequence[Item]) -> None:
-    # The rows are saved: failing now would undo nothing, or undo what was right.
+    # The rows are saved, or will be: failing now would undo nothing, or undo what was right.
     if not items:
         return
     try:
         buses[bus].publish_many(items, using=using)
         return
+    except Error:
+        # The transaction is lost. Its rows are not saved, whatever is made of the error here, and
+        # Django would end it without a word.
+        raise
     except Exception as error:
         refused = isinstance(error, FlosseBusError) and not isinstance(error, BackendUnavailable)
         if len(items) == 1 or not refused:

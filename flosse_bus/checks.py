@@ -36,6 +36,33 @@ def check_buses(**kwargs: Any) -> list[CheckMessage]:
     return messages
 
 
+def check_shared_logs(**kwargs: Any) -> list[CheckMessage]:
+    """W005: two buses are one, so that whoever may read either may read both."""
+    places: dict[Any, str] = {}
+    shared: dict[tuple[str, str], None] = {}
+    try:
+        for alias in configured_aliases():
+            for place in buses[alias].backend.places():
+                other = places.setdefault(place, alias)
+                if other != alias:
+                    shared[other, alias] = None
+    except InvalidBusBackend:
+        return []  # E001 has said so
+    return [
+        Warning(
+            f"FLOSSE_BUS[{one!r}] and FLOSSE_BUS[{other!r}] share one log: they have the same "
+            "server and the same KEY_PREFIX.",
+            hint=(
+                "Give each a KEY_PREFIX of its own. Events of either reach the streams of both, so "
+                "that the laxer PUBLIC_TOPICS count for all, and either drops history that the "
+                "other would keep."
+            ),
+            id="flosse_bus.W005",
+        )
+        for one, other in shared
+    ]
+
+
 def check_middleware(**kwargs: Any) -> list[CheckMessage]:
     """W002: without the middleware, or with it in a place that defeats it, streams are spoilt."""
     middleware = list(settings.MIDDLEWARE)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from django.core.checks import CheckMessage, Warning
 from django.core.exceptions import FieldDoesNotExist, ImproperlyConfigured
 from django.db import models
 
 from .exceptions import InvalidTopic
-from .topics import placeholders
+from .topics import placeholders, separators
 
 ACTIONS = ("created", "updated", "deleted")
 
@@ -101,6 +102,7 @@ class Publication:
             for name in names:
                 if name != "pk":
                     self._check(name, f"{where}: topics[{index}] {template!r}", many=False)
+            self._check_separators(template, f"{where}: topics[{index}] {template!r}")
         for name in self.fields:
             field = self._check(name, f"{where}: fields", many=True)
             if isinstance(field, models.BinaryField):
@@ -130,6 +132,21 @@ class Publication:
                     )
                 )
         return found
+
+    def _check_separators(self, template: str, where: str) -> None:
+        """Refuse what could never be filled: each value holds what separates it from the next."""
+        for segment in template.split("."):
+            for name in placeholders(segment) if "-" in separators(segment) else ():
+                field: Any = (
+                    self.model._meta.pk if name == "pk" else self.model._meta.get_field(name)
+                )
+                while field.is_relation:
+                    field = field.target_field
+                if isinstance(field, (models.UUIDField, models.DateField)):
+                    raise ImproperlyConfigured(
+                        f"{where}: every value of {{{name}}} holds the '-' that separates it from "
+                        "another. Give each a segment of its own."
+                    )
 
     def _check(self, name: str, where: str, *, many: bool) -> models.Field[object, object]:
         try:

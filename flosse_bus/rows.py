@@ -6,32 +6,40 @@ import datetime
 import decimal
 import enum
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from django.conf import settings
-from django.db import models
+from django.db import connections, models
 from django.db.models.fields.files import FieldFile
 
 from .publications import AnyModel, Publication
 
 Values = dict[str, Any]
 
+_NOTHING: Values = {}
+
 
 def values_of(
-    publication: Publication, instance: models.Model, using: str, *, reload: Iterable[str] = ()
+    publication: Publication,
+    instance: models.Model,
+    using: str,
+    *,
+    reload: Iterable[str] = (),
+    known: Mapping[str, Any] = _NOTHING,
 ) -> Values:
     """Return what the publication needs of a row.
 
     What the instance holds is used where that is just what the database holds; ``reload`` names
-    fields where it is not. The rest, such as ``F("stock") - 1``, costs one query.
+    fields where it is not, and ``known`` has values that were read. The rest, such as
+    ``F("stock") - 1``, costs one query.
     """
-    values: Values = {}
+    values: Values = {**known}
     missing = list(reload)
     deferred = instance.get_deferred_fields()
     for name in publication.sources:
         field = field_of(publication.model, name)
-        if name in missing:
+        if name in missing or name in values:
             continue
         value = None if field.attname in deferred else getattr(instance, field.attname)
         if isinstance(value, enum.Enum):
@@ -49,11 +57,17 @@ def values_of(
     return values
 
 
-def fetch(model: AnyModel, pk: Any, using: str, names: Sequence[str]) -> Values | None:
+def fetch(
+    model: AnyModel, pk: Any, using: str, names: Sequence[str], *, lock: bool = False
+) -> Values | None:
     """Return stored values of a row, or ``None`` if there is no such row."""
     fields = [field_of(model, name) for name in names]
     rows = model._base_manager.using(using).filter(pk=pk).order_by()
-    for row in rows.values_list(*[field.attname for field in fields])[:1]:
+    if lock:
+        # Not more than an UPDATE would take: others may go on to refer to the row.
+        no_key = connections[using].features.has_select_for_no_key_update
+        rows = rows.select_for_update(no_key=no_key)
+    for row in rows.values_list(*[field.attname for field in fields]):
         return {name: _sendable(value) for name, value in zip(names, row, strict=True)}
     return None
 

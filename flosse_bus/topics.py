@@ -2,7 +2,8 @@
 
 A topic is 1 to 255 ASCII letters, digits and ``_ - : . @ /``; ``.`` separates segments. In a
 subscription ``*`` stands for one segment and a trailing ``**`` for one or more. In a template
-``{name}`` stands for the text of one segment or a part of it.
+``{name}`` stands for the text of one segment or a part of it. Where a segment has two of
+them, neither may hold what separates them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from .exceptions import InvalidTopic
@@ -82,7 +84,7 @@ def compile_template(template: str) -> re.Pattern[str]:
     """Like :func:`compile_pattern`, with ``{name}`` placeholders as named groups.
 
     Raises:
-        InvalidTopic: a bad name, placeholder, or two placeholders without text between them.
+        InvalidTopic: a bad name, placeholder, or two placeholders without a separator.
     """
     if not isinstance(template, str) or not template:
         raise InvalidTopic(f"{_shown(template)} is not a topic template. {_RULE}.")
@@ -115,40 +117,71 @@ def placeholders(template: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_PLACEHOLDER.findall(template)))
 
 
+def separators(segment: str) -> frozenset[str]:
+    """Return the characters that no value of a template's segment may hold: what separates two.
+
+    Then a name is cut in one way only. Values with more of these, whoever has put them together,
+    make a name that has too many, and belongs to no template.
+    """
+    return frozenset(literal[0] for literal in _PLACEHOLDER.split(segment)[2:-1:2] if literal)
+
+
 def fill(template: str, values: Mapping[str, object]) -> str:
-    """Return the topic that a template and values make.
+    """Return the topic that a template and values make. An authoriser's template of the same shape
+    reads the same values back.
 
     Raises:
         InvalidTopic: a value is empty, holds a ``.`` (it would make segments of its own, and so
-            reach topics that others read) or what no topic can hold.
+            reach topics that others read), what separates it from another value in its segment, or
+            what no topic can hold.
         KeyError: a value is missing.
     """
+    filled = []
+    for segment, forbidden in _segments(template):
 
-    def value(match: re.Match[str]) -> str:
-        text = str(values[match[1]])
-        if not text or "." in text or not _NAME.fullmatch(text):
-            raise InvalidTopic(
-                f"{template!r}: the value of {{{match[1]}}} is not 1-255 ASCII letters, digits and "
-                "_ - : @ /. Use a field whose values are, such as the primary key."
-            )
-        return text
+        def value(match: re.Match[str], forbidden: frozenset[str] = forbidden) -> str:
+            text = str(values[match[1]])
+            if not text or "." in text or not _NAME.fullmatch(text):
+                raise InvalidTopic(
+                    f"{template!r}: the value of {{{match[1]}}} is not 1-255 ASCII letters, digits "
+                    "and _ - : @ /. Use a field whose values are, such as the primary key."
+                )
+            if not forbidden.isdisjoint(text):
+                raise InvalidTopic(
+                    f"{template!r}: the value of {{{match[1]}}} holds "
+                    f"{' or '.join(sorted(forbidden))}, which separates it from another one. Give "
+                    "each a segment of its own."
+                )
+            return text
 
-    return check_subscription(_PLACEHOLDER.sub(value, template))
+        filled.append(_PLACEHOLDER.sub(value, segment))
+    return check_subscription(".".join(filled))
+
+
+@lru_cache(maxsize=1000)
+def _segments(template: str) -> tuple[tuple[str, frozenset[str]], ...]:
+    compile_template(template)  # which refuses what cannot be told apart
+    return tuple((segment, separators(segment)) for segment in template.split("."))
 
 
 def _compile_segment(segment: str, template: str) -> str:
-    if "}{" in segment:
-        raise InvalidTopic(f"{template!r}: two placeholders need text between them.")
     literals = _PLACEHOLDER.split(segment)[::2]
     names = _PLACEHOLDER.findall(segment)
+    for literal in literals[1:-1]:
+        if not literal or literal[0].isalnum():
+            raise InvalidTopic(
+                f"{template!r}: two placeholders need text between them that begins with one of "
+                "_ - : @ / . Whatever else it is, their values may hold it, and nobody could tell "
+                "where one ends."
+            )
+    forbidden = re.escape("".join(sorted(separators(segment))))
     parts = [_escape(literals[0], template)]
     for name, literal in zip(names, literals[1:], strict=True):
         if not name.isidentifier():
             raise InvalidTopic(f"{template!r}: {{{name}}} is not a name. Write {{order_id}}.")
-        # Never a wildcard: an authoriser must not be asked about order "*". Up to the first
-        # character of the text that follows: one way to match, and no backtracking.
-        stop = "" if not literal else re.escape(literal[0])
-        parts += [f"(?P<{name}>[^.*{stop}]+)", _escape(literal, template)]
+        # Never a wildcard: an authoriser must not be asked about order "*". Never a separator: one
+        # way to match, and next to no backtracking.
+        parts += [f"(?P<{name}>[^.*{forbidden}]+)", _escape(literal, template)]
     return "".join(parts)
 
 

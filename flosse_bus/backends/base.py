@@ -7,7 +7,7 @@ nothing with a position below n may appear.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -159,6 +159,11 @@ class BusBackend(ABC):
         """Write events in the transaction that is open on the database ``using``.
 
         Return false, having done nothing, if the log cannot be part of that transaction.
+
+        Raises:
+            BackendUnavailable: they cannot be written. The transaction must go on as if nobody had
+                tried: whoever catches this commits it.
+            django.db.Error: the transaction itself is lost.
         """
         return False
 
@@ -188,6 +193,13 @@ class BusBackend(ABC):
     @abstractmethod
     def flush(self) -> None:
         """Forget every event and begin a new epoch. Open streams are reset."""
+
+    def places(self) -> frozenset[Hashable]:
+        """Return what tells where the log is, from the settings alone: for system checks.
+
+        Buses that have one of them in common share a log. Empty: nobody can share it.
+        """
+        return frozenset()
 
     def check(self) -> list[CheckMessage]:
         """Return what Django's system checks should say about this backend."""

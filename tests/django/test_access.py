@@ -109,6 +109,15 @@ def test_a_pattern_needs_permission_for_all_of_it(client, authorise, template, a
     assert [name for name in refused if status(client, name) != 403] == []
 
 
+def test_nobody_reads_what_is_published_with_a_value_that_holds_a_separator(client, authorise):
+    """A name that could be cut in two ways is of neither team."""
+    teams = []
+    authorise("chat.{team}-{room}", lambda request, team, room: teams.append(team) or True)
+    assert status(client, "chat.sales-5") == 200
+    assert status(client, "chat.sales-board-5") == 403
+    assert set(teams) == {"sales"}
+
+
 def test_every_topic_must_be_allowed(client, authorise):
     authorise("x", True)
     assert client.get("/events/?topic=x&topic=y").status_code == 403

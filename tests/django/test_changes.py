@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import decimal
 import pickle
+import sqlite3
+import threading
 import uuid
 
 import django
@@ -12,7 +15,7 @@ import pytest
 from django.core import serializers
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
 from django.db.models import F
 from django.db.models.signals import post_save
 
@@ -356,6 +359,16 @@ def test_what_cannot_be_published_does_not_break_the_save(publish, configure, ca
     assert Document.objects.get() == dotted
 
 
+def test_a_row_whose_value_holds_a_separator_is_not_published_as_that_of_another(publish, caplog):
+    publish(Document, topics=["chat.{slug}-{count}", "documents"])
+    Document.objects.create(slug="sales-board", count=5)
+    assert bus.history("chat.sales-board-5") == []
+    assert actions("documents") == ["created"]
+    assert "the value of {slug} holds -, which separates it" in caplog.text
+    Document.objects.create(slug="sales", count=5)
+    assert actions("chat.sales-5") == ["created"]
+
+
 def test_two_registrations_of_one_model(publish):
     publish(Place, topics=["public"])
     publish(Place, topics=["internal"], fields=["name"], actions=["deleted"])
@@ -370,3 +383,50 @@ def test_the_default_topic_is_the_label(publish):
     publish(Place)
     Place.objects.create(name="x")
     assert actions("lab.place") == ["created"]
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_sqlite_too_tells_the_topic_that_a_row_really_leaves(
+    publish, file_database, closing_connections, django_db_blocker, atomic
+):
+    """There the whole file is locked. Whoever has read it first may be refused to write it."""
+    with connections["file"].cursor() as cursor:
+        cursor.execute("PRAGMA journal_mode = wal")
+    with connections["file"].schema_editor() as editor:
+        editor.create_model(Tag)
+    publish(Tag, topics=["named.{name}"])
+    tag = Tag.objects.using("file").create(name="1")
+    about_to_write, failed = threading.Event(), []
+
+    def note(execute, sql, params, many, context):
+        if sql.startswith("UPDATE"):
+            about_to_write.set()
+        return execute(sql, params, many, context)
+
+    def save():
+        with django_db_blocker.unblock():
+            try:
+                with (
+                    connections["file"].execute_wrapper(note),
+                    transaction.atomic("file") if atomic else contextlib.nullcontext(),
+                ):
+                    tag.name = "3"
+                    tag.save()
+            except Exception as error:
+                failed.append(error)
+            finally:
+                connections["file"].close()
+
+    thread = threading.Thread(target=save)
+    other = sqlite3.connect(file_database["NAME"], isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("UPDATE lab_tag SET name = '2'")
+    thread.start()
+    assert about_to_write.wait(20)
+    other.execute("COMMIT")
+    other.close()
+    thread.join(20)
+    assert failed == []
+    assert actions("named.2") == ["updated"]
+    assert actions("named.1") == ["created"]
+    assert actions("named.3") == ["updated"]

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import pytest
+import redis
 from django.core.checks import run_checks
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
 from flosse_bus import topic
 from flosse_bus.topics import authorisers
+from tests.postgres import database
 
 BUS, CORS = "flosse_bus.middleware.BusMiddleware", "corsheaders.middleware.CorsMiddleware"
 GZIP = "django.middleware.gzip.GZipMiddleware"
@@ -68,6 +70,69 @@ def test_an_authoriser_is_shadowed_only_if_every_bus_makes_its_topic_public(sett
         assert "'x.{n}'" in found(settings, FLOSSE_BUS=both)["flosse_bus.W003"]
     finally:
         authorisers.unregister(function)
+
+
+REDIS = "flosse_bus.backends.redis.RedisBackend"
+POSTGRES = "flosse_bus.backends.postgres.PostgresBackend"
+
+
+def at(location, **changes):
+    return {"BACKEND": REDIS, "LOCATION": location, **changes}
+
+
+def through(**options):
+    return {"BACKEND": REDIS, "OPTIONS": options}
+
+
+def in_database(using, prefix="flosse", **options):
+    return {"BACKEND": POSTGRES, "KEY_PREFIX": prefix, "OPTIONS": {"using": using, **options}}
+
+
+POOL = redis.ConnectionPool(host="10.0.0.1", db=2)
+BY_SENTINEL = {"sentinels": [("10.0.0.3", 26379), ("10.0.0.4", 26379)]}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        (at("redis://10.0.0.1/0"), at("redis://10.0.0.1/0"), True),
+        (at("redis://10.0.0.1/0"), at("redis://a:b@10.0.0.1:6379/5?socket_timeout=3"), True),
+        (at("redis://127.0.0.1/0"), at("redis://localhost/0"), True),
+        (at("redis://10.0.0.1/0"), at("rediss://10.0.0.1/0"), True),
+        (at("redis://10.0.0.1/0"), at("redis://10.0.0.2/0"), False),
+        (at("redis://10.0.0.1/0"), at("redis://10.0.0.1:6380/0"), False),
+        (at("redis://10.0.0.1/0"), at("redis://10.0.0.1/0", KEY_PREFIX="audit"), False),
+        (at("unix:///run/a.sock"), at("unix:///run/a.sock?db=1"), True),
+        (at("unix:///run/a.sock"), at("unix:///run/b.sock"), False),
+        (at("redis://n1,redis://n2"), at("redis://n3,redis://n2"), True),
+        (at("redis://10.0.0.1"), through(connection_pool=POOL), True),
+        (at("redis://10.0.0.1"), through(connection_pool=lambda: POOL), True),
+        (at("redis://10.0.0.2"), through(connection_pool=lambda: POOL), False),
+        (through(connection_pool=lambda: 1 / 0), through(connection_pool=lambda: POOL), False),
+        (at("redis://10.0.0.1"), through(cache="redis"), True),
+        (at("redis://main/0", OPTIONS=BY_SENTINEL), at("redis://main/1", OPTIONS=BY_SENTINEL), True),
+        (at("redis://main/0", OPTIONS=BY_SENTINEL), at("redis://side/0", OPTIONS=BY_SENTINEL), False),
+        (in_database("pg"), in_database("pg"), True),
+        (in_database("pg"), in_database("pg", schema="public"), True),
+        (in_database("pg"), in_database("again"), True),
+        (in_database("pg"), in_database("pg", schema="audit"), False),
+        (in_database("pg"), in_database("pg", prefix="audit"), False),
+        (in_database("pg"), at("redis://10.0.0.1"), False),
+        ({}, {}, False),
+    ],
+)  # fmt: skip
+def test_buses_that_share_a_log_are_told_of(settings, one, other, shared):
+    settings.CACHES = {
+        "default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"},
+        "redis": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://10.0.0.1/9"},
+    }
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "flosse_bus.contrib.postgres"]
+    uri = "postgresql://someone@10.0.0.9:5432/shop"
+    with database.alias(uri, "pg"), database.alias(uri, "again", USER="another"):
+        messages = found(settings, DEBUG=True, FLOSSE_BUS={"default": one, "audit": other})
+    assert ("flosse_bus.W005" in messages) is shared, messages
+    if shared:
+        assert "FLOSSE_BUS['default'] and FLOSSE_BUS['audit']" in messages["flosse_bus.W005"]
 
 
 def test_manage_py_check_fails_on_a_bad_setting(settings):

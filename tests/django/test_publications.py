@@ -27,6 +27,7 @@ from tests.lab.models import Abstract, Blob, Document, Place, Tag
         (Tag, {"topics": ["a b"]}, ImproperlyConfigured, "topics: 'a b'"),
         (Tag, {"topics": ["a.*"]}, ImproperlyConfigured, "a pattern cannot be published"),
         (Tag, {"topics": ["a.{b!r}"]}, ImproperlyConfigured, "is not a name"),
+        (Tag, {"topics": ["a.{pk}{name}"]}, ImproperlyConfigured, "need text between"),
         (Tag, {"topics": [["a"]]}, ImproperlyConfigured, "is not a topic template"),
     ],
 )
@@ -44,6 +45,8 @@ def test_what_is_refused_at_once(model, kwargs, error, message):
             {"topics": ["t.{nme}"]},
             r"topics\[0\] 't.{nme}' names 'nme'.*from: pk, id, name",
         ),
+        (Document, {"topics": ["d.{slug}-{pk}"]}, r"every value of \{pk\} holds the '-'"),
+        (Document, {"topics": ["d.{day}-{slug}"]}, r"every value of \{day\} holds the '-'"),
         (Tag, {"fields": ["nme"]}, r"fields names 'nme'.*Choose from: id, name"),
         (Place, {"topics": ["t.{tags}"]}, "names 'tags'"),
         (Tag, {"fields": ["places"]}, "names 'places'"),

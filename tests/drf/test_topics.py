@@ -162,7 +162,7 @@ def test_the_take_over_sends_it(run, headers):
         (["rooms.{other}"], {}, InvalidTopic),
         ([], {}, InvalidTopic),
         ([""], {}, InvalidTopic),
-        ([None], {}, TypeError),
+        ([None], {}, InvalidTopic),
     ],
 )
 def test_topics(names, options, filled):

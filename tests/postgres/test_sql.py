@@ -6,7 +6,7 @@ import io
 
 import pytest
 from django.core.management import call_command
-from django.db import connections
+from django.db import connections, transaction
 from django.db.utils import DatabaseError, DataError
 from django.test import override_settings
 
@@ -106,7 +106,8 @@ def test_the_tables_may_be_in_another_schema(postgres_database, django_db_blocke
             backend.tail()
         with database.backend(plain, {"schema": "my bus"}) as backend:
             backend.publish(item("a", 1))
-            backend.enlist([item("a", 2)], plain)
+            with transaction.atomic(using=plain):
+                backend.enlist([item("a", 2)], plain)
             assert [event.data for event in events(backend, "a")] == [1, 2]
 
 

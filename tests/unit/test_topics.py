@@ -11,6 +11,7 @@ from flosse_bus.topics import (
     check_topic,
     compile_pattern,
     compile_template,
+    fill,
     meets,
 )
 
@@ -90,6 +91,11 @@ def test_a_pattern_covers_topics_and_narrower_patterns(pattern, covered, not_cov
         ("orders.{order_id}", "orders.", None),
         ("{a}.{b}", "x.y", {"a": "x", "b": "y"}),
         ("user:{id}", "user:7", {"id": "7"}),
+        ("log.{name}-log", "log.a-log-log", {"name": "a-log"}),
+        ("chat.{team}-{room}", "chat.sales-5", {"team": "sales", "room": "5"}),
+        ("chat.{team}-{room}", "chat.sales-board-5", None),
+        ("chat.{team}-{room}", "chat.sales-board-", None),
+        ("chat.{team}-to-{room}", "chat.a-to-b-to-c", None),
         ("customers.{id}.*", "customers.5.orders", {"id": "5"}),
         ("customers.{id}.**", "customers.5.**", {"id": "5"}),
         ("customers.{id}.**", "customers.*.**", None),
@@ -118,6 +124,9 @@ def test_patterns_meet_if_a_topic_is_of_both():
         ("orders.{}", "is not a name"),
         ("orders.{order-id}", "is not a name"),
         ("orders.{a}{b}", "need text between"),
+        ("orders.{a}to{b}", "need text between"),
+        ("orders.{a}0{b}", "need text between"),
+        ("orders.{a}-{b}{c}", "need text between"),
         ("{a}.{a}", "once"),
         ("orders {a}", "cannot stand"),
         ("orders.{a", "cannot stand"),
@@ -129,6 +138,41 @@ def test_patterns_meet_if_a_topic_is_of_both():
 def test_bad_templates_say_what_is_wrong(template, message):
     with pytest.raises(InvalidTopic, match=message):
         compile_template(template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{a}", "{a}.{b}", "x-{a}-y", "{a}-log", "{a}-{b}", "{a}--{b}", "{a}-to-{b}", "-{a}-{b}-",
+        "{a}-{b}:{c}", "{a}-{b}-{c}", "{a}:b{b}", "{a}-{b}.{c}", "{a}-b", "a-{a}/a{b}",
+    ],
+)  # fmt: skip
+def test_what_is_put_into_a_template_reads_back_as_it_was_or_not_at_all(template):
+    """Neither :func:`fill` nor whoever puts names together by hand gets at the values of others."""
+    regex = compile_template(template)
+    texts = ["".join(text) for n in (1, 2, 3) for text in product("a-:", repeat=n)]
+    if len(regex.groupindex) == 3:
+        texts = texts[:12]
+    names = {}
+    for values in product(texts, repeat=len(regex.groupindex)):
+        given = dict(zip(regex.groupindex, values, strict=True))
+        by_hand = template.format(**given)
+        try:
+            filled = fill(template, given)
+        except InvalidTopic:
+            filled = None
+        match = regex.fullmatch(by_hand)
+        if match is not None:
+            assert match.groupdict() == given
+            assert names.setdefault(by_hand, given) == given
+        assert filled == (None if match is None else by_hand)
+    assert names
+
+
+def test_a_value_that_holds_a_separator_is_refused_without_being_told():
+    with pytest.raises(InvalidTopic, match=r"\{team\} holds -") as caught:
+        fill("chat.{team}-{room}", {"team": "sales-board", "room": 5})
+    assert "sales" not in str(caught.value)
 
 
 def test_the_registry_keeps_order_and_forgets():

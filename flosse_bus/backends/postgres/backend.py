@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.apps import apps
 from django.core.checks import CheckMessage, Error
-from django.db import ProgrammingError, connections
+from django.db import connections
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.signals import connection_created
 
@@ -24,10 +24,11 @@ from ...events import Draft, Record
 from ...exceptions import BackendUnavailable, InvalidBusBackend
 from ...threads import in_thread
 from ..base import BusBackend, Snapshot
+from . import outbox
 from .keys import Held, distinct, pauses
 from .link import Arguments, Link, LinkLost, NoAnswer, Query, Refused
 from .listener import PostgresListener
-from .params import MIGRATE, UNDEFINED, Origin, describe
+from .params import Origin, describe
 from .pool import Pool
 from .queries import END, Choice, Queries, appended, appended_many, heading, snapshot
 
@@ -130,13 +131,7 @@ class PostgresBackend(BusBackend):
         if using != self.using:
             return False
         arguments = self._queries.enlist_arguments(distinct(drafts)[0])
-        try:
-            with connections[using].cursor() as cursor:
-                cursor.execute(self._queries.enlist, arguments)
-        except ProgrammingError as error:
-            if getattr(error.__cause__, "sqlstate", None) not in UNDEFINED:
-                raise
-            raise self._unavailable(f"{error} {MIGRATE}") from error
+        outbox.write(connections[using], self._queries.enlist, arguments, self._unavailable)
         return True
 
     # Reading
@@ -204,6 +199,14 @@ class PostgresBackend(BusBackend):
                 listener.let_go()
 
     # Checks
+
+    def places(self) -> frozenset[Hashable]:
+        return frozenset({(self.config.key_prefix, *self._origin.server(), self._schema())})
+
+    def _schema(self) -> str:
+        """Return the schema, or what it depends on."""
+        options = connections.settings[self.using].get("OPTIONS", {})
+        return self.schema or options.get("options") or "public"
 
     def check(self) -> list[CheckMessage]:
         where = f"FLOSSE_BUS[{self.config.alias!r}]"

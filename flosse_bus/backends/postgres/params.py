@@ -17,6 +17,7 @@ _DEFAULTS = {
     "keepalives_interval": 3,
     "keepalives_count": 3,
 }
+_LOOPBACK = ("127.0.0.1", "::1")
 #: Of Django's connection parameters those that are not libpq's.
 _NOT_LIBPQ = (
     "assume_role", "context", "cursor_factory", "isolation_level", "pool", "prepare_threshold",
@@ -66,6 +67,13 @@ class Origin:
         """Return what tells one database from another: test runners change it in the settings."""
         database = connections.settings[self._using]
         return tuple(database[key] for key in ("NAME", "HOST", "PORT", "USER"))
+
+    def server(self) -> tuple[str, ...]:
+        """Return what of the settings names the database, whoever asks for it and how."""
+        database = connections.settings[self._using]
+        host, port = str(database["HOST"] or ""), str(database["PORT"] or 5432)
+        service = str(database.get("OPTIONS", {}).get("service", ""))
+        return "localhost" if host in _LOOPBACK else host, port, str(database["NAME"]), service
 
     def publisher(self) -> Params:
         """Return how to connect now: passwords that are tokens change.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +163,9 @@ class RedisBackend(BusBackend):
 
     def close(self) -> None:
         self._connections.close()
+
+    def places(self) -> frozenset[Hashable]:
+        return frozenset((self.config.key_prefix, *each) for each in self._connections.places())
 
     def check(self) -> list[CheckMessage]:
         if self._cache is None:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import redis
@@ -42,6 +42,7 @@ TIMEOUT = 5.0
 MAX_HOPS = 5
 
 Address = tuple[str, int]
+_LOOPBACK = ("127.0.0.1", "::1")
 
 #: What one connection may be told because another was. The rest are objects of another kind of
 #: client, or matters of how its pool is used.
@@ -74,6 +75,24 @@ class Connections:
         """Name nodes of a cluster that can be asked when the first one does not answer."""
         for address in addresses:
             self._nodes.setdefault(address, None)
+
+    def places(self) -> list[tuple[Hashable, ...]]:
+        """Return which servers the settings name. Databases do not count: channels have none."""
+        try:
+            pool = self._make_pool()
+        except Exception:  # noqa: BLE001  # because it may be the project's, and not its time yet
+            return []
+        given = pool.connection_kwargs
+        if isinstance(pool, SentinelConnectionPool):
+            sentinels = (each.connection_pool for each in pool.sentinel_manager.sentinels)
+            return [
+                ("sentinel", *_address(each.connection_kwargs), pool.service_name)
+                for each in sentinels
+            ]
+        if "path" in given:
+            return [("socket", os.path.realpath(given["path"]))]
+        nodes = ({"host": host, "port": port} for host, port in self._nodes)
+        return [("server", *_address(each)) for each in (given, *nodes)]
 
     def call(self, script: Script, keys: Sequence[str], *args: str | bytes | int) -> Any:
         """Run a script where the bus is, and return its raw answer.
@@ -247,6 +266,11 @@ class Connections:
 
     def _unavailable(self, error: BaseException) -> BackendUnavailable:
         return BackendUnavailable(f"{self._label}: Redis: {describe(error)}")
+
+
+def _address(given: Mapping[str, Any]) -> Address:
+    host, port = given.get("host") or "localhost", given.get("port") or 6379
+    return "localhost" if host in _LOOPBACK else host.lower(), int(port)
 
 
 def describe(error: BaseException) -> str:

@@ -4,20 +4,16 @@ CREATE FUNCTION flosse_bus_channel(_bus text) RETURNS text LANGUAGE sql IMMUTABL
     SELECT 'flosse_bus_' || left(md5(_bus), 16)
 $$
 --
--- Have some keys, as flosse_bus_claim does, but wait for other transactions that have them. No wait
--- is longer than 4 seconds, or than what the transaction itself allows if that is less.
+-- Have some keys, as flosse_bus_claim does, but wait for other transactions that have them: as long
+-- as the lock_timeout of flosse_bus_enlist, for each.
 CREATE FUNCTION flosse_bus_await(_bus text, _keys text[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     held text;
-    allowed text := current_setting('lock_timeout');
 BEGIN
     LOOP
         held := flosse_bus_claim(_bus, _keys);
         EXIT WHEN held IS NULL;
         BEGIN
-            IF allowed::interval NOT BETWEEN '1us' AND '4s' THEN
-                PERFORM set_config('lock_timeout', '4s', true);
-            END IF;
             PERFORM pg_advisory_xact_lock(1179407188, hashtext(_bus || ' ' || held));
         EXCEPTION WHEN lock_not_available THEN
             RAISE EXCEPTION 'flosse_bus: another transaction has published with the idempotency key'
@@ -25,7 +21,6 @@ BEGIN
                 USING ERRCODE = 'lock_not_available',
                 HINT = 'Run this transaction again, from its start.';
         END;
-        PERFORM set_config('lock_timeout', allowed, true);
     END LOOP;
 END
 $$
@@ -150,6 +145,10 @@ BEGIN
             current_schema(), 'flosse_bus_' || name, current_schema()
         );
     END LOOP;
+    -- Whoever saves rows does not wait for long for the log: for a key, or while it is rewritten.
+    EXECUTE format(
+        'ALTER FUNCTION %I.flosse_bus_enlist SET lock_timeout = %L', current_schema(), '4s'
+    );
     -- What comes in one call is sorted in memory.
     EXECUTE format(
         'ALTER FUNCTION %I.flosse_bus_append_many SET work_mem = %L', current_schema(), '64MB'
