@@ -301,6 +301,8 @@ class Feed:
             await self._dispatch_all(heard)
 
     async def _dispatch_all(self, batch: list[Record]) -> None:
+        with self._board.lock:
+            self._board.tell_losses(batch)
         # A burst is handed out in parts, so that whoever reads fast enough can keep up with it.
         part = max(1, min(self._config.max_pending, self._config.history_size) // 4)
         for start in range(0, len(batch), part):

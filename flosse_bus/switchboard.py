@@ -281,6 +281,29 @@ class Switchboard:
         self._adopt(snapshot)
         self._merge(snapshot)
 
+    def tell_losses(self, records: Iterable[Record]) -> None:
+        """Tell streams what a batch shows to be lost, before they have anything of it.
+
+        Else a stream would have an id beyond the loss, by another topic, before it is told of it,
+        and if it is cut there it would resume after it.
+        """
+        first: dict[str, Record] = {}
+        for record in records:
+            first.setdefault(record.topic, record)
+        for topic, record in first.items():
+            channel = self._channels.get(topic)
+            if channel is None or record.epoch != self.epoch:
+                continue
+            # At or below self.position readers may be past it already: see _hand_out.
+            if record.previous > max(channel.ring.head, self.position):
+                channel.ring.lose(record.previous)
+                self._give_up(channel, record.previous)
+
+    def _give_up(self, channel: Channel, position: int) -> None:
+        for subscription in channel.subscriptions:
+            if subscription.position < position:  # others have it from elsewhere
+                subscription.give_up([channel], "overflow")
+
     def _hand_out(self, records: Iterable[Record]) -> None:
         # Neighbours of one topic are handed to a subscription at once: in a burst that is most of
         # what it costs.
@@ -306,9 +329,7 @@ class Switchboard:
                 # The listener has missed one. Readers may be past it already, by other topics: up
                 # to this very record, which must be lost with it so that their ids tell.
                 ring.lose(record.position)
-                for subscription in channel.subscriptions:
-                    if subscription.position < record.position:  # others have it from elsewhere
-                        subscription.give_up([channel], "overflow")
+                self._give_up(channel, record.position)
                 continue
             message = Message(record)
             ring.append(message)

@@ -64,6 +64,27 @@ def test_one_take_is_bounded_but_never_empty_handed(run):
     run(main())
 
 
+def test_a_loss_is_told_before_any_id_that_is_beyond_it(run):
+    """A batch was trimmed in the log before it was heard: of another topic it has more."""
+
+    async def main():
+        async with hub_of() as (hub, backend):
+            subscription = await hub.open(["a", "b"], after=None, signal=Flags())
+            all_of(subscription)
+            place = {"epoch": backend.tail().epoch, "published_at": time.time()}
+            await hub.feed._take(
+                [
+                    item("b", "b2").placed(position=2, previous=0, **place),
+                    item("a", "a3").placed(position=3, previous=1, **place),
+                ]
+            )
+            told = all_of(subscription)
+            assert brief(told) == ["overflow:a", "b2", "a3", ("mark", "3")]
+            assert told[0].id is None or told[0].id.endswith("-0")
+
+    run(main())
+
+
 def test_an_overflow_does_not_swallow_a_reset_or_the_place_to_resume(run):
     """The second loss comes before the first reset has been read."""
 

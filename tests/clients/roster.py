@@ -59,11 +59,15 @@ class Client:
 
 WATCH = "It never gives up a stream that has gone silent: put a [watchdog](#a-watchdog) on it."
 TORN = "It takes the id of an event of which it has not seen the end, and loses it when cut there."
+ORIGINS = (
+    "Where page and stream have different origins and there is no proxy, it gives up when a connection is refused, as while the "
+    "server restarts: open another `EventSource` when `onerror` finds `readyState` 2."
+)
 NATIVE = {"must": (WATCH,)}
 
 ROSTER = [
     Client(name="Chromium", host="chromium", **NATIVE),
-    Client(name="Firefox", host="firefox", **NATIVE),
+    Client(name="Firefox", host="firefox", must=(WATCH, ORIGINS)),
     Client(name="WebKitGTK", host="webkit", **NATIVE),
     Client(
         name="@microsoft/fetch-event-source", host="chromium",
@@ -123,16 +127,16 @@ ROSTER = [
     Client(name="eventsource 2", host="node", package="eventsource-2", must=(WATCH,), limits={"middle": TORN}),
     Client(
         name="eventsource 3", host="node", package="eventsource-3",
-        must=("Pass a `fetch` with a `bodyTimeout` of 2 to 3 heartbeats.",),
+        must=("Pass a `fetch` that adds `dispatcher: new Agent({ bodyTimeout })` of undici to its options, with 2 to 3 heartbeats in ms.",),
     ),
     Client(
         name="eventsource 4", host="node", package="eventsource-4",
-        must=("Pass a `fetch` with a `bodyTimeout` of 2 to 3 heartbeats.",),
+        must=("Pass a `fetch` that adds `dispatcher: new Agent({ bodyTimeout })` of undici to its options, with 2 to 3 heartbeats in ms.",),
     ),
     Client(name="undici", host="node", package="undici", must=(WATCH,)),
     Client(
         name="eventsource-client", host="node", package="eventsource-client",
-        must=("Pass a `fetch` with a `bodyTimeout` of 2 to 3 heartbeats.",),
+        must=("Pass a `fetch` that adds `dispatcher: new Agent({ bodyTimeout })` of undici to its options, with 2 to 3 heartbeats in ms.",),
     ),
     Client(
         name="launchdarkly-eventsource", host="node", package="launchdarkly-eventsource",
