@@ -49,7 +49,7 @@ def test_a_seed_repeats_a_run_exactly():
     [
         ("dropped topics come back", 413),
         ("streams ahead stay", 166),
-        ("patterns forget", 261),
+        ("patterns forget", 2317),
         ("records come twice", 89),
         ("cancelled openings are watched", 5),
     ],
