@@ -302,7 +302,12 @@ class Feed:
 
     async def _dispatch_all(self, batch: list[Record]) -> None:
         with self._board.lock:
-            self._board.tell_losses(batch)
+            torn = self._board.tell_losses(batch)
+            if torn:  # at once: until then rings know of losses that are ahead of the hub
+                self._dispatch(batch)
+        if torn:
+            self._progress()
+            return
         # A burst is handed out in parts, so that whoever reads fast enough can keep up with it.
         part = max(1, min(self._config.max_pending, self._config.history_size) // 4)
         for start in range(0, len(batch), part):
@@ -313,10 +318,13 @@ class Feed:
     def dispatch(self, records: list[Record]) -> None:
         """Hand a batch, in order of position, to rings and subscriptions."""
         with self._board.lock:
-            self._board.dispatch(records)
-            if self._early is not None:
-                self._early += records
+            self._dispatch(records)
         self._progress()
+
+    def _dispatch(self, records: list[Record]) -> None:
+        handed_out = self._board.dispatch(records)
+        if self._early is not None:
+            self._early += handed_out
 
     async def _listen_again(self) -> None:
         """Replace the listener, as often as it takes, and make good what was missed."""

@@ -321,12 +321,17 @@ class Subscription:
         if len(names) == len(self.interests):
             self.reset(names, reason, max(self.position, now))
             return
+        self.pass_over(lost, reason)
+
+    def pass_over(self, lost: Collection[Channel | Interest], reason: str) -> None:
+        """The same, for some of what the reader follows, or before what else there is."""
         # The other topics are whole and are replayed from where the reader stands, so this reset
         # must not move its cursor; of the lost ones it gets what comes from now on.
+        now = max(self._board.position, *(source.evicted for source in lost))
         for source in lost:
             self._skip[source] = now
         self._live = False
-        self._say(names, reason)
+        self._say(self._names_of(lost), reason)
 
     def _names_of(self, sources: Collection[Channel | Interest]) -> tuple[str, ...]:
         """Return what the stream has asked for of these, as it has named it."""

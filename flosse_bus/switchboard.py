@@ -260,14 +260,15 @@ class Switchboard:
                 ring.append(Message(record))
         return ring
 
-    def dispatch(self, records: list[Record]) -> None:
-        """Hand out a batch, in order of position."""
+    def dispatch(self, records: list[Record]) -> list[Record]:
+        """Hand out a batch, in order of position; return what of it had not been before."""
         tail = records[-1].cursor
         if records[0].position <= self.position:
             # A repair has handed these out while they were under way.
             records = [record for record in records if record.position > self.position]
         self._hand_out(records)
         self.advance(tail)
+        return records
 
     def advance(self, cursor: Cursor) -> None:
         """Everything up to ``cursor`` has been handed out."""
@@ -281,12 +282,14 @@ class Switchboard:
         self._adopt(snapshot)
         self._merge(snapshot)
 
-    def tell_losses(self, records: Iterable[Record]) -> None:
+    def tell_losses(self, records: Iterable[Record]) -> bool:
         """Tell streams what a batch shows to be lost, before they have anything of it.
 
         Else a stream would have an id beyond the loss, by another topic, before it is told of it,
-        and if it is cut there it would resume after it.
+        and if it is cut there it would resume after it. True: there is such a loss, and the whole
+        batch must be handed out before the lock is released.
         """
+        torn = False
         first: dict[str, Record] = {}
         for record in records:
             first.setdefault(record.topic, record)
@@ -296,13 +299,12 @@ class Switchboard:
                 continue
             # At or below self.position readers may be past it already: see _hand_out.
             if record.previous > max(channel.ring.head, self.position):
+                torn = True
                 channel.ring.lose(record.previous)
-                self._give_up(channel, record.previous)
-
-    def _give_up(self, channel: Channel, position: int) -> None:
-        for subscription in channel.subscriptions:
-            if subscription.position < position:  # others have it from elsewhere
-                subscription.give_up([channel], "overflow")
+                for subscription in channel.subscriptions:
+                    if subscription.position < record.previous:  # others have it from elsewhere
+                        subscription.pass_over([channel], "overflow")
+        return torn
 
     def _hand_out(self, records: Iterable[Record]) -> None:
         # Neighbours of one topic are handed to a subscription at once: in a burst that is most of
@@ -329,7 +331,9 @@ class Switchboard:
                 # The listener has missed one. Readers may be past it already, by other topics: up
                 # to this very record, which must be lost with it so that their ids tell.
                 ring.lose(record.position)
-                self._give_up(channel, record.position)
+                for subscription in channel.subscriptions:
+                    if subscription.position < record.position:  # others have it from elsewhere
+                        subscription.give_up([channel], "overflow")
                 continue
             message = Message(record)
             ring.append(message)

@@ -181,7 +181,7 @@ class Run:
         for hub in self.hubs:
             board = hub.board
             for name, channel in board._channels.items():
-                if channel.ring.count(board.position):
+                if channel.ring.head > board.position:
                     raise Find(f"the ring of {name} is ahead: {channel.ring.head}")
                 if board._channel_of(name) is not channel or not (
                     board.follows(name) or any(one.covers(name) for one in board._patterns)
