@@ -17,7 +17,7 @@ from . import greenlets
 from .access import Refusal, ask_permissions
 from .bus import buses
 from .conf import DEFAULT_ALIAS
-from .exceptions import TooManyStreams
+from .exceptions import TooManyOfOne, TooManyStreams
 from .permissions import BaseSSEPermission, check_classes
 from .refusals import answer, refuse
 from .responses import SSEResponse
@@ -27,6 +27,7 @@ ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 View = Callable[..., Any]
 
 NO_THREAD = "Too many open streams: MAX_STREAM_THREADS is reached."
+NOT_ONE_MORE = "Too many open streams: MAX_STREAM_THREADS_PER_CLIENT is reached."
 
 
 @overload
@@ -131,6 +132,8 @@ def stream(
 def no_thread(error: TooManyStreams, label: str) -> Refusal:
     """Note that a generator view could not stream, and return how that is told."""
     buses[DEFAULT_ALIAS].hubs.notices.refused((label,), error)
+    if isinstance(error, TooManyOfOne):
+        return Refusal(status=429, detail=NOT_ONE_MORE, hint=str(error))
     return Refusal(status=503, detail=NO_THREAD, hint=str(error))
 
 

@@ -10,6 +10,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, StreamingHttpResponse
 
+from .limits import known_client
 from .transport.generated import GeneratorStream
 from .transport.generated import aframes as generated_aframes
 from .transport.generated import frames as generated_frames
@@ -89,7 +90,8 @@ class SSEResponse(StreamResponse):
     ``retry`` is in milliseconds, ``heartbeat`` in seconds of silence, ``label`` for the log.
 
     Raises:
-        TooManyStreams: it needs a thread, and ``MAX_STREAM_THREADS`` are taken.
+        TooManyStreams: it needs a thread, and ``MAX_STREAM_THREADS`` are taken, or this client's
+            share of them.
     """
 
     stream: GeneratorStream
@@ -115,6 +117,7 @@ class SSEResponse(StreamResponse):
             retry=retry,
             heartbeat=heartbeat,
             environ=None if is_async else environ if isinstance(environ, Mapping) else {},
+            client=known_client(request),
         )
         super().__init__(
             stream, generated_aframes(stream) if is_async else generated_frames(stream), **kwargs
