@@ -78,6 +78,7 @@ class BusConfig:
     max_streams: int | None
     max_streams_per_client: int | None
     max_stream_threads: int
+    max_stream_threads_per_client: int | None
     allowed_origins: frozenset[str]
     #: In lower case.
     allowed_headers: frozenset[str]
@@ -310,6 +311,7 @@ _KEYS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "MAX_STREAMS": (None, _integer(least=1, optional=True)),
     "MAX_STREAMS_PER_CLIENT": (None, _integer(least=1, optional=True)),
     "MAX_STREAM_THREADS": (100, _integer(least=1)),
+    "MAX_STREAM_THREADS_PER_CLIENT": (None, _integer(least=1, optional=True)),
     "ALLOWED_ORIGINS": ((), _origins),
     "ALLOWED_HEADERS": (DEFAULT_ALLOWED_HEADERS, _header_names),
 }

@@ -18,7 +18,7 @@ from .access import Rechecked, Refusal, ask_permissions, check_recheck
 from .asking import REFUSED, ViewAccess, question_on, unwraps_to, watch_over
 from .bus import buses
 from .conf import DEFAULT_ALIAS
-from .exceptions import TooManyStreams
+from .exceptions import TooManyOfOne, TooManyStreams
 from .identity import is_plainly_nobody
 from .permissions import BaseSSEPermission, check_classes
 from .refusals import answer, refuse
@@ -29,6 +29,7 @@ ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 View = Callable[..., Any]
 
 NO_THREAD = "Too many open streams: MAX_STREAM_THREADS is reached."
+NOT_ONE_MORE = "Too many open streams: MAX_STREAM_THREADS_PER_CLIENT is reached."
 
 
 @overload
@@ -197,6 +198,8 @@ def stream(
 def no_thread(error: TooManyStreams, label: str) -> Refusal:
     """Note that a generator view could not stream, and return how that is told."""
     buses[DEFAULT_ALIAS].hubs.notices.refused((label,), error)
+    if isinstance(error, TooManyOfOne):
+        return Refusal(status=429, detail=NOT_ONE_MORE, hint=str(error))
     return Refusal(status=503, detail=NO_THREAD, hint=str(error))
 
 

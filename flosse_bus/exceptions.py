@@ -53,3 +53,7 @@ class SSEClientDisconnected(FlosseBusError):
 
 class TooManyStreams(FlosseBusError):
     """``MAX_STREAM_THREADS`` generator streams hold a thread already."""
+
+
+class TooManyOfOne(TooManyStreams):
+    """One client has as many of them as ``MAX_STREAM_THREADS_PER_CLIENT`` allows."""

@@ -6,7 +6,27 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Hashable
 
+from django.http import HttpRequest
+from django.utils.functional import LazyObject, empty
+
 from .conf import BusConfig
+
+
+def client_of(request: HttpRequest) -> Hashable:
+    """Return whose request it is: the user's, or the address's. Sync code: it may use the ORM."""
+    user = getattr(request, "user", None)
+    pk = getattr(user, "pk", None)  # not all are of a model
+    if getattr(user, "is_authenticated", False) and pk is not None:
+        return ("user", pk)
+    return ("address", request.META.get("REMOTE_ADDR"))
+
+
+def known_client(request: HttpRequest) -> Hashable:
+    """Like :func:`client_of`, if the user has been looked for already: it asks no database."""
+    user = getattr(request, "user", None)
+    if isinstance(user, LazyObject) and user._wrapped is empty:
+        return ("address", request.META.get("REMOTE_ADDR"))
+    return client_of(request)
 
 
 class Place:

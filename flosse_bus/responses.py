@@ -11,6 +11,7 @@ from django.core.handlers.wsgi import WSGIRequest
 from django.http import HttpRequest, StreamingHttpResponse
 
 from .access import Rechecked
+from .limits import known_client
 from .transport.generated import GeneratorStream
 from .transport.generated import aframes as generated_aframes
 from .transport.generated import frames as generated_frames
@@ -91,7 +92,8 @@ class SSEResponse(StreamResponse):
     ``access`` whom to ask while it is open. It ends when its client's session logs out.
 
     Raises:
-        TooManyStreams: it needs a thread, and ``MAX_STREAM_THREADS`` are taken.
+        TooManyStreams: it needs a thread, and ``MAX_STREAM_THREADS`` are taken, or this client's
+            share of them.
     """
 
     stream: GeneratorStream
@@ -120,6 +122,7 @@ class SSEResponse(StreamResponse):
             environ=None if is_async else environ if isinstance(environ, Mapping) else {},
             access=access,
             session_key=getattr(getattr(request, "session", None), "session_key", None),
+            client=known_client(request),
         )
         super().__init__(
             stream, generated_aframes(stream) if is_async else generated_frames(stream), **kwargs

@@ -16,7 +16,7 @@ from .bus import Bus, buses
 from .conf import DEFAULT_ALIAS
 from .details import accepts_only_streams, resume_position
 from .exceptions import BackendUnavailable, InvalidTopic
-from .limits import Place
+from .limits import Place, client_of
 from .permissions import BaseSSEPermission, check_classes
 from .refusals import UNREACHABLE, answer
 from .responses import EventStreamResponse
@@ -74,7 +74,8 @@ class SubscribeView(View):
             most = bus.config.max_topics
             detail = f"{len(names)} topics in one stream; MAX_TOPICS allows {most}."
             return self._turn_away(429, names, detail)
-        place = bus.streams.take(_client(request, bus), _session_key(request))
+        client = client_of(request) if bus.streams.counts_clients else None
+        place = bus.streams.take(client, _session_key(request))
         if not isinstance(place, Place):
             return self._turn_away(429, names, f"Too many open streams: {place} is reached.")
         try:
@@ -166,15 +167,6 @@ def check_topics(where: str, topics: Sequence[str] | None) -> None:
             compile_template(template)
         except InvalidTopic as error:
             raise ImproperlyConfigured(f"{where}: topics: {error}") from error
-
-
-def _client(request: HttpRequest, bus: Bus) -> object:
-    if not bus.streams.counts_clients:
-        return None
-    user = getattr(request, "user", None)
-    if user is not None and user.is_authenticated:
-        return ("user", user.pk)
-    return ("address", request.META.get("REMOTE_ADDR"))
 
 
 def _session_key(request: HttpRequest) -> str | None:

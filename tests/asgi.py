@@ -30,7 +30,9 @@ class Exchange:
     ``send`` may be another function for the application to send by; ``sent`` is what ends up here.
     """
 
-    def __init__(self, path, *, method="GET", headers=(), send=None, gone=False):
+    def __init__(
+        self, path, *, method="GET", headers=(), send=None, gone=False, address="127.0.0.1"
+    ):
         path, _, query = path.partition("?")
         self.scope = {
             "type": "http",
@@ -43,7 +45,7 @@ class Exchange:
             "query_string": query.encode(),
             "root_path": "",
             "headers": [(name.encode(), value.encode()) for name, value in headers],
-            "client": ("127.0.0.1", 1),
+            "client": (address, 1),
             "server": ("testserver", 80),
         }
         self.sent = []

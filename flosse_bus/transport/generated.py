@@ -14,7 +14,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -46,10 +46,10 @@ class GeneratorStream:
     """One stream as its view has described it, before and while it runs.
 
     ``content`` is what the view has returned: an iterator, or an asynchronous one. ``retry`` is in
-    milliseconds, ``heartbeat`` in seconds of silence.
+    milliseconds, ``heartbeat`` in seconds of silence, ``client`` whose it is.
 
     Raises:
-        TooManyStreams: it needs a thread, and there is none left.
+        TooManyStreams: it needs a thread, and there is none left for this client.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class GeneratorStream:
         retry: int | None,
         heartbeat: float | None,
         environ: Mapping[str, Any] | None,
+        client: Hashable,
         access: Rechecked | None = None,
         session_key: str | None = None,
     ) -> None:
@@ -70,7 +71,7 @@ class GeneratorStream:
         self.steps = Steps(content, label, retry)
         #: May it run in the thread of its request?
         self.inline = environ is not None and heartbeat is None and not self.steps.is_async
-        self.slot = None if self.inline or self.steps.is_async else slots.take()
+        self.slot = None if self.inline or self.steps.is_async else slots.take(client)
         self.surroundings = Surroundings()
         self.send_timeout = buses[DEFAULT_ALIAS].config.send_timeout
         #: Why it has ended.

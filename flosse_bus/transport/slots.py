@@ -1,14 +1,16 @@
-"""How many threads generator streams may hold at once in this process: MAX_STREAM_THREADS."""
+"""How many threads generator streams may hold at once in this process, and one client of them:
+MAX_STREAM_THREADS and MAX_STREAM_THREADS_PER_CLIENT."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
+from collections.abc import Hashable
 
 from ..bus import buses
 from ..conf import DEFAULT_ALIAS, SETTING
-from ..exceptions import TooManyStreams
+from ..exceptions import TooManyOfOne, TooManyStreams
 
 
 class Slot:
@@ -24,31 +26,44 @@ class Slot:
         with _lock:
             held, self._held = self._held, False
             if held:
-                _taken.discard(id(self))
+                del _taken[id(self)]
 
 
 # Reentrant: a response that the garbage collector finds gives its slot up in the midst of whatever
 # this thread does.
 _lock = threading.RLock()
-_taken: set[int] = set()
+#: Who has taken each.
+_taken: dict[int, Hashable] = {}
 
 
-def take() -> Slot:
+def take(client: Hashable) -> Slot:
     """Return a slot.
 
     Raises:
-        TooManyStreams: all are taken.
+        TooManyStreams: all are taken, or as many as this client may have.
     """
-    most = buses[DEFAULT_ALIAS].config.max_stream_threads
+    config = buses[DEFAULT_ALIAS].config
+    most, each = config.max_stream_threads, config.max_stream_threads_per_client
     slot = Slot()
     with _lock:
-        if len(_taken) >= most:
+        left = most - len(_taken)
+        if left <= 0:
             raise TooManyStreams(
                 f"{most} generator streams hold a thread, which is as many as "
                 f"{SETTING}[{DEFAULT_ALIAS!r}]['MAX_STREAM_THREADS'] allows. Raise it, or make the "
                 "view an async generator, which needs none."
             )
-        _taken.add(id(slot))
+        own = sum(other == client for other in _taken.values())
+        # By default somebody who has none yet finds one, however much a few want to have.
+        if own >= (left if each is None else each):
+            raise TooManyOfOne(
+                f"{own} generator streams of one client hold a thread, of {most}. "
+                f"{SETTING}[{DEFAULT_ALIAS!r}]['MAX_STREAM_THREADS_PER_CLIENT'] allows "
+                f"{'no more than are left for others' if each is None else each}. Raise it, see "
+                "that REMOTE_ADDR is not your proxy's, or make the view an async generator, which "
+                "needs none."
+            )
+        _taken[id(slot)] = client
     return slot
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import threading
 
 import pytest
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
+from django.utils.functional import SimpleLazyObject
 
 from flosse_bus import sse_stream
 from tests.asgi import eventually, site
@@ -15,7 +19,7 @@ pytestmark = pytest.mark.django_db
 
 
 def test_threads_are_bounded(run, at, configure):
-    configure(MAX_STREAM_THREADS=2)
+    configure(MAX_STREAM_THREADS=2, MAX_STREAM_THREADS_PER_CLIENT=2)
     gate = threading.Event()
 
     @sse_stream
@@ -41,6 +45,82 @@ def test_threads_are_bounded(run, at, configure):
             await (await here.get("/s/")).got("one")
 
     run(main())
+
+
+def test_one_visitor_leaves_threads_for_others(run, at, configure):
+    """However many it asks for, somebody who has none yet finds one."""
+    configure(MAX_STREAM_THREADS=8)
+    gate = threading.Event()
+
+    @sse_stream
+    def view(request):
+        yield "one"
+        gate.wait(20)
+
+    async def main():
+        at(view)
+        async with site() as here:
+            had, streams = [], []
+            for visitor in ("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"):
+                for _ in range(8):
+                    stream = here.ask("/s/", address=visitor)
+                    await eventually(lambda stream=stream: stream.status, "an answer")
+                    if stream.status != 200:
+                        break
+                    await stream.got("one")
+                    streams.append(stream)
+                had.append(len(streams))
+            assert had == [4, 6, 7, 8]
+            assert stream.status == 503
+            refused = here.ask("/s/", address="10.0.0.1")
+            await refused.over()
+            assert refused.status == 503  # for everybody
+            gate.set()
+            for stream in streams:
+                await stream.over()
+
+    run(main())
+
+
+def test_the_share_of_a_visitor_is_a_setting_and_told(at, rf, configure, settings):
+    configure(MAX_STREAM_THREADS=8, MAX_STREAM_THREADS_PER_CLIENT=1)
+    settings.DEBUG = True
+    view = sse_stream(heartbeat=5)(lambda request: iter("ab"))
+    first = view(rf.get("/"))
+    refused = view(rf.get("/"))
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
+    body = json.loads(refused.content)
+    assert body["detail"] == "Too many open streams: MAX_STREAM_THREADS_PER_CLIENT is reached."
+    assert "REMOTE_ADDR" in body["hint"]
+    other = view(rf.get("/", REMOTE_ADDR="10.0.0.1"))
+    assert other.status_code == 200
+    first.close()
+    again = view(rf.get("/"))
+    assert again.status_code == 200
+    for response in (other, again):
+        response.close()
+
+
+def test_users_are_counted_each_where_the_view_knows_them(rf, configure, django_assert_num_queries):
+    """Behind one address there may be many. Nobody is looked for twice."""
+    configure(MAX_STREAM_THREADS=8, MAX_STREAM_THREADS_PER_CLIENT=1)
+
+    def ask(user):
+        request = rf.get("/")
+        request.user = user
+        with django_assert_num_queries(0):
+            return sse_stream(heartbeat=5)(lambda request: iter("ab"))(request)
+
+    def found(pk):
+        user = SimpleLazyObject(lambda: get_user_model()(pk=pk))
+        assert user.pk == pk
+        return user
+
+    unknown = SimpleLazyObject(AnonymousUser)
+    responses = [ask(found(1)), ask(found(2)), ask(unknown), ask(found(1)), ask(unknown)]
+    assert [response.status_code for response in responses] == [200, 200, 200, 429, 429]
+    for response in responses:
+        response.close()
 
 
 def test_responses_that_are_never_sent_keep_no_thread(at, rf, configure):

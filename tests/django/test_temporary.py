@@ -41,7 +41,7 @@ def many_topics(monkeypatch, configure):
 
 
 def no_thread(monkeypatch, configure):
-    def take():
+    def take(client):
         raise TooManyStreams("none is left")
 
     monkeypatch.setattr(slots, "take", take)

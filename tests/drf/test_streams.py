@@ -198,7 +198,7 @@ def test_only_reading(get, method):
 def test_no_thread_is_left(get, settings, monkeypatch, debug):
     settings.DEBUG = debug
 
-    def take():
+    def take(client):
         raise TooManyStreams("which setting")
 
     monkeypatch.setattr(slots, "take", take)
