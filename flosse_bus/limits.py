@@ -15,8 +15,9 @@ from .conf import BusConfig
 def client_of(request: HttpRequest) -> Hashable:
     """Return whose request it is: the user's, or the address's. Sync code: it may use the ORM."""
     user = getattr(request, "user", None)
-    if getattr(user, "is_authenticated", False) and getattr(user, "pk", None) is not None:
-        return ("user", user.pk)  # not all are of a model
+    pk = getattr(user, "pk", None)  # not all are of a model
+    if pk is not None and getattr(user, "is_authenticated", False):
+        return ("user", pk)
     return ("address", request.META.get("REMOTE_ADDR"))
 
 
