@@ -34,8 +34,10 @@ class BusASGIHandler(ASGIHandler):
             return
         exchange = Exchange(scope, receive, send)
         try:
-            async with exchange.turn:
+            try:
                 await super().__call__(scope, exchange.receive, cast(Any, exchange))
+            finally:
+                exchange.turn.leave()
             await exchange.stream()
         finally:
             exchange.close()

@@ -16,7 +16,7 @@ def client_of(request: HttpRequest) -> Hashable:
     """Return whose request it is: the user's, or the address's. Sync code: it may use the ORM."""
     user = getattr(request, "user", None)
     pk = getattr(user, "pk", None)  # not all are of a model
-    if getattr(user, "is_authenticated", False) and pk is not None:
+    if pk is not None and getattr(user, "is_authenticated", False):
         return ("user", pk)
     return ("address", request.META.get("REMOTE_ADDR"))
 

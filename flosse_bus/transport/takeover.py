@@ -85,6 +85,8 @@ class Exchange:
         if message["type"] == "http.disconnect":
             self._gone = asyncio.get_running_loop().create_future()
             self._gone.set_result(None)
+        elif self._asked:
+            await self.turn.take()
         return message
 
     def _until_gone(self) -> asyncio.Future[None]:
