@@ -17,6 +17,7 @@ from tests.answering import Answering
 from tests.processes import Process, wait_until
 
 PAGE = Path(__file__).with_name("lab") / "page.html"
+REFUSED = PAGE.with_name("refused.html")
 #: The page that a browser begins with. It shows others in frames, as long as they are needed.
 HUB = """<!doctype html><meta charset="utf-8"><title>Hub</title><script type="module">
 for (;;) {
@@ -95,7 +96,7 @@ class Hub(Answering):
             with contextlib.suppress(queue.Empty):
                 return self._orders.get(timeout=1)
             return {}
-        return {"/": HUB, "/page/": PAGE.read_text()}.get(path)
+        return {"/": HUB, "/page/": PAGE.read_text(), "/refused/": REFUSED.read_text()}.get(path)
 
     def post(self, path, body):
         self._reports[path.strip("/")] = body

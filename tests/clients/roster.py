@@ -59,15 +59,11 @@ class Client:
 
 WATCH = "It never gives up a stream that has gone silent: put a [watchdog](#a-watchdog) on it."
 TORN = "It takes the id of an event of which it has not seen the end, and loses it when cut there."
-ORIGINS = (
-    "Where page and stream have different origins and there is no proxy, it gives up when a connection is refused, as while the "
-    "server restarts: open another `EventSource` when `onerror` finds `readyState` 2."
-)
 NATIVE = {"must": (WATCH,)}
 
 ROSTER = [
     Client(name="Chromium", host="chromium", **NATIVE),
-    Client(name="Firefox", host="firefox", must=(WATCH, ORIGINS)),
+    Client(name="Firefox", host="firefox", **NATIVE),
     Client(name="WebKitGTK", host="webkit", **NATIVE),
     Client(
         name="@microsoft/fetch-event-source", host="chromium",
