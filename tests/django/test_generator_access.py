@@ -30,6 +30,7 @@ from flosse_bus.permissions import BaseSSEPermission, IsAuthenticated
 from flosse_bus.transport import fanout, opened
 from flosse_bus.wire import Decoder
 from tests.asgi import DEADLINE, eventually, site
+from tests.databases import DATABASE, ask_alone
 from tests.processes import wait_until
 
 pytestmark = [
@@ -61,6 +62,7 @@ def often(settings, configure, monkeypatch):
     settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.by_header"]
     configure(RECHECK_EVERY=0.1)
     monkeypatch.setattr(fanout, "WATCH", 0.02)
+    ask_alone(monkeypatch)
 
 
 @pytest.fixture
@@ -147,10 +149,11 @@ def in_thread(function):
 
     def happens(user, cookie):
         def work():
-            try:
-                function(user, cookie)
-            finally:
-                connections.close_all()
+            with DATABASE:
+                try:
+                    function(user, cookie)
+                finally:
+                    connections.close_all()
 
         thread = threading.Thread(target=work)
         thread.start()

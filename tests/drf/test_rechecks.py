@@ -22,6 +22,7 @@ from flosse_bus.events import STATE
 from flosse_bus.topics import authorisers
 from flosse_bus.transport import fanout
 from tests.asgi import eventually, site
+from tests.databases import DATABASE, ask_alone
 from tests.drf import views
 from tests.drf.conftest import blocks_of
 
@@ -84,6 +85,7 @@ def restore(monkeypatch):
     for view in (views.Room, views.Ticking):
         monkeypatch.setattr(view, "throttle_classes", [])
     monkeypatch.setattr(fanout, "WATCH", 0.02)
+    ask_alone(monkeypatch)
     monkeypatch.setattr(views.Own, "get_topics", views.Own.get_topics)
     monkeypatch.setattr(views.Own, "recheck_every", 0.05)
 
@@ -168,8 +170,9 @@ def case(request, user, here, restore, ann_only):
     path, how, happen, ends = request.param
 
     def happens():
-        happen(user)
-        connections.close_all()
+        with DATABASE:
+            happen(user)
+            connections.close_all()
 
     return f"/api/{path.format(pk=user.pk)}", how, happens, ends
 
