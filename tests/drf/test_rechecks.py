@@ -219,8 +219,9 @@ class TestViewsThatYield:
         """Have it happen as another request does."""
 
         def work():
-            yielding[2](user)
-            connections.close_all()
+            with DATABASE:
+                yielding[2](user)
+                connections.close_all()
 
         def happens():
             thread = threading.Thread(target=work)
