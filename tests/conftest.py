@@ -152,7 +152,9 @@ def run():
 def closing_connections(monkeypatch):
     """Let threads close their connections to the suite's database, which stays: it is in memory."""
 
+    in_memory = DatabaseWrapper.is_in_memory_db
+
     def is_the_suites(connection):
-        return threading.current_thread() is threading.main_thread()
+        return in_memory(connection) and threading.current_thread() is threading.main_thread()
 
     monkeypatch.setattr(DatabaseWrapper, "is_in_memory_db", is_the_suites)
