@@ -7,6 +7,7 @@ import logging
 import math
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -36,7 +37,7 @@ class Refusal:
     hint: str | None = None
 
 
-class Rechecked:
+class Rechecked(ABC):
     """One request's permission to read a stream, asked for again and again while that lives."""
 
     __slots__ = ("_checked", "_due", "_kept", "_recheck_every", "always")
@@ -69,8 +70,9 @@ class Rechecked:
         self._checked = begun if refusal is None else -math.inf
         return refusal
 
+    @abstractmethod
     def _check(self, request: HttpRequest) -> Refusal | None:
-        raise NotImplementedError
+        """Ask about a request as it would be now."""
 
 
 class Access(Rechecked):

@@ -7,6 +7,7 @@ it would be most of what it holds in memory.
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
@@ -24,7 +25,7 @@ _DERIVED = frozenset(
 _OF_USER = ("_cached_user", "_acached_user")
 
 
-class Remembered:
+class Remembered(ABC):
     """What is needed to make a request again, with session and user read anew."""
 
     __slots__ = ("_identity", "_session")
@@ -47,8 +48,9 @@ class Remembered:
             self._identity.give(request)
         return request
 
+    @abstractmethod
     def _made(self) -> HttpRequest:
-        raise NotImplementedError
+        """Return the request, without session and user."""
 
 
 class FromScope(Remembered):

@@ -7,11 +7,12 @@ import http.server
 import json
 import sys
 import threading
+from abc import ABC, abstractmethod
 
 from tests.processes import free_port
 
 
-class Answering:
+class Answering(ABC):
     """Made by whoever has something to say: what it overrides is called in threads of the server."""
 
     def __init__(self):
@@ -45,13 +46,13 @@ class Answering:
         self._thread.join()
         self._server.server_close()
 
+    @abstractmethod
     def get(self, path):
         """Return the page that is at a path, something else as JSON, or ``None``: nothing is."""
-        raise NotImplementedError
 
+    @abstractmethod
     def post(self, path, body):
         """Take what a program says."""
-        raise NotImplementedError
 
 
 class _Server(http.server.ThreadingHTTPServer):

@@ -258,13 +258,32 @@ class TestAsked:
         assert data() == []
 
 
+async def outlive(begin, tasks, returned):
+    """Have a transaction begin a task, and stay open until the task has published."""
+    go_on = threading.Event()
+
+    def view(loop):
+        with contextlib.closing(connection), transaction.atomic():
+            async_to_sync(begin)()
+            loop.call_soon_threadsafe(returned.set)
+            assert go_on.wait(DEADLINE)  # in the transaction, for as long as it takes
+
+    async with ThreadSensitiveContext():
+        work = asyncio.create_task(sync_to_async(view)(asyncio.get_running_loop()))
+        try:
+            await eventually(lambda: tasks and tasks[0].done(), "the task to publish")
+        finally:
+            go_on.set()
+            await work
+        assert tasks[0].result() is True
+
+
 class TestLeftBehind:
     """Tasks that go on after the ``async_to_sync`` that has begun them."""
 
     @TELLS
     def test_a_task_belongs_to_the_transaction_no_more(self, run, closing_connections, hops):
-        returned, go_on = asyncio.Event(), threading.Event()
-        tasks = []
+        returned, tasks = asyncio.Event(), []
 
         async def later():
             await returned.wait()
@@ -273,31 +292,14 @@ class TestLeftBehind:
         async def begin():
             tasks.append(asyncio.create_task(later()))
 
-        def view(loop):
-            with contextlib.closing(connection), transaction.atomic():
-                async_to_sync(begin)()
-                loop.call_soon_threadsafe(returned.set)
-                assert go_on.wait(DEADLINE)  # in the transaction, for as long as it takes
-
-        async def main():
-            async with ThreadSensitiveContext():
-                work = asyncio.create_task(sync_to_async(view)(asyncio.get_running_loop()))
-                try:
-                    await eventually(lambda: tasks and tasks[0].done(), "the task to publish")
-                finally:
-                    go_on.set()
-                    await work
-                assert tasks[0].result() is True
-
-        run(main())
+        run(outlive(begin, tasks, returned))
         assert data() == [1]
         assert hops == []
 
     @TELLS
     def test_nor_if_it_was_left_just_now(self, run, closing_connections, monkeypatch):
         """After it has been seen that the sync code is in a transaction, and before it is asked."""
-        returned, go_on = asyncio.Event(), threading.Event()
-        tasks = []
+        returned, tasks = asyncio.Event(), []
 
         def late(function):
             async def ask():
@@ -314,23 +316,7 @@ class TestLeftBehind:
             tasks.append(asyncio.create_task(published(1)))
             await asking.wait()
 
-        def view(loop):
-            with contextlib.closing(connection), transaction.atomic():
-                async_to_sync(begin)()
-                loop.call_soon_threadsafe(returned.set)
-                assert go_on.wait(DEADLINE)
-
-        async def main():
-            async with ThreadSensitiveContext():
-                work = asyncio.create_task(sync_to_async(view)(asyncio.get_running_loop()))
-                try:
-                    await eventually(lambda: tasks and tasks[0].done(), "the task to publish")
-                finally:
-                    go_on.set()
-                    await work
-                assert tasks[0].result() is True
-
-        run(main())
+        run(outlive(begin, tasks, returned))
         assert data() == [1]
 
     @TELLS

@@ -200,8 +200,7 @@ def restarts_behind(arena, proxy, times, *, kill=False, patience=None):
                 arena.server.stop()
             _answer(proxy)
             arena.serve()
-            sent = len(published)
-            wait_until(lambda: len(published) > sent + BETWEEN, "some more events")  # noqa: B023
+            _more(published, BETWEEN)
     finally:
         halt.set()
         thread.join()
@@ -209,6 +208,12 @@ def restarts_behind(arena, proxy, times, *, kill=False, patience=None):
     published += arena.publish(topic, topic)
     arena.wait(_arrived(arena, published), "what came then", "restarts", LATE)
     return published
+
+
+def _more(published, count):
+    """Wait until so many more events have been published."""
+    enough = len(published) + count
+    wait_until(lambda: len(published) > enough, "more events")
 
 
 def _answer(proxy):

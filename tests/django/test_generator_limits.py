@@ -18,8 +18,8 @@ from tests.asgi import eventually, site
 pytestmark = pytest.mark.django_db
 
 
-def test_threads_are_bounded(run, at, configure):
-    configure(MAX_STREAM_THREADS=2, MAX_STREAM_THREADS_PER_CLIENT=2)
+def gated(at):
+    """Put a view at /s/ that keeps its thread until what is returned is set."""
     gate = threading.Event()
 
     @sse_stream
@@ -27,8 +27,15 @@ def test_threads_are_bounded(run, at, configure):
         yield "one"
         gate.wait(20)
 
+    at(view)
+    return gate
+
+
+def test_threads_are_bounded(run, at, configure):
+    configure(MAX_STREAM_THREADS=2, MAX_STREAM_THREADS_PER_CLIENT=2)
+    gate = gated(at)
+
     async def main():
-        at(view)
         async with site() as here:
             first, second = here.ask("/s/"), here.ask("/s/")
             await first.got("one")
@@ -50,15 +57,9 @@ def test_threads_are_bounded(run, at, configure):
 def test_one_visitor_leaves_threads_for_others(run, at, configure):
     """However many it asks for, somebody who has none yet finds one."""
     configure(MAX_STREAM_THREADS=8)
-    gate = threading.Event()
-
-    @sse_stream
-    def view(request):
-        yield "one"
-        gate.wait(20)
+    gate = gated(at)
 
     async def main():
-        at(view)
         async with site() as here:
             had, streams = [], []
             for visitor in ("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"):

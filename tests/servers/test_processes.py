@@ -7,6 +7,7 @@ import sys
 
 from tests.processes import Process
 
+#: A program that goes on until it is ended.
 SLEEPS = "import time; print('asleep', flush=True); time.sleep(60)"
 
 

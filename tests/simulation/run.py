@@ -1,4 +1,7 @@
-"""One run: hubs, clients and faults, as a seed has it."""
+"""One run: hubs, clients and faults, as a seed has it.
+
+Its loop has a clock of its own: to sleep here is to let that time go by, and takes none.
+"""
 
 from __future__ import annotations
 

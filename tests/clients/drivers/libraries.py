@@ -133,7 +133,7 @@ def with_aiohttp_sse_client(run):
                                 return
                 except (OSError, ClientError, asyncio.TimeoutError) as error:
                     run.note("error", detail=repr(error), closed=True)
-                await asyncio.sleep(1)
+                await asyncio.sleep(1)  # what a client of this library waits before it comes back
 
     asyncio.run(main())
 
